@@ -1,0 +1,43 @@
+# Two commands: `make demo` and `make test` set up all they need in .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The torch to install. On a machine with its own (a GPU build, say): make demo TORCH= VENV_FLAGS=--system-site-packages
+TORCH  ?= torch==2.13.0
+VENV_FLAGS ?=
+EXTRAS := train,dev
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup demo test lint format bench constraints clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/persd demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+bench: setup
+	$(BIN)/python bench/sample.py
+
+constraints: setup
+	@echo "# Pinned versions of everything 'make setup' installs; 'make constraints' writes it anew." > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|nvidia|triton)' >> constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

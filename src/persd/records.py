@@ -1,0 +1,414 @@
+"""The records every stage handles: frozen, serialisable, imported by everything.
+
+This module imports nothing of ours. A stage is a function from record to record; the
+ledger stores them; ids are derived from content, so that doing a thing twice gives the
+same id and a resumed run recognises what it already has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+Kind = Literal["attempt", "direct", "refinement"]
+Status = Literal[
+    "passed",  # every test gave the expected value
+    "failed",  # a wrong value
+    "error",  # an exception left the program
+    "timeout",  # CPU limit, or the wall-clock backstop for sleeps and deadlocks
+    "memory",
+    "crashed",  # a signal, or the process left early
+    "syntax",  # does not compile, or cannot be encoded
+    "not_run",  # our trouble: retried, never shown to the teacher, never the student's failure
+]
+Variant = Literal[
+    "stand", "inpd", "inpd-refine", "inpd-combined", "persd", "persd-refine", "persd-combined"
+]
+State = Literal[
+    "solved",  # the student's attempt passed: nothing to teach (input personalisation)
+    "refined",  # a verified repair: the task is in F
+    "refused",  # the teacher's repair did not pass the tests
+    "teacher_failed",  # no code in the teacher's reply, or it gave up
+    "direct_failed",  # the direct answer does not pass, so the task is not in the pool D
+    "bad_task",  # the task's own reference fails its own tests
+    "too_long",  # the prompt does not fit the student's context; never cut to fit
+    "untested",  # no test to judge by; exported only when asked for
+    "over_budget",  # the cap was reached before the teacher could be asked
+    "unavailable",  # the model's endpoint did not answer: asked again by the next run
+    "not_run",  # the judge could not run it: judged again by the next run
+]
+
+VARIANTS: tuple[str, ...] = get_args(Variant)
+STATUSES: tuple[str, ...] = get_args(Status)
+STATES: tuple[str, ...] = get_args(State)
+#: States the next run takes up again; the others end the task for its round.
+OPEN_STATES: frozenset[str] = frozenset({"over_budget", "unavailable", "not_run"})
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One check of one call of the entry point."""
+
+    __test__ = False  # not a pytest class
+
+    call: str
+    """Python source of one call of the entry point with literal arguments: ``f([1, 2])``."""
+    expected: str
+    """Python literal the call must return; plain text where ``compare`` is ``"loose"``."""
+    compare: Literal["value", "equal", "loose"] = "value"
+    """``value``: equal value of the same type. ``equal``: Python's ``==`` on plain data, as the
+    assertions of HumanEval and MBPP mean it (1 == 1.0). ``loose``: the literal, ``str(value)`` or
+    stripped stdout equals ``expected`` (how the paper's release wrote expectations down)."""
+    tolerance: float | None = None
+    """Absolute and relative tolerance for floats; None: exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something the student tries and a judge can check."""
+
+    task_id: str
+    instruction: str
+    """What to write, in words; empty where the header carries it (HumanEval's docstring)."""
+    header: str
+    """Source the completion continues: imports, ``def`` line(s), perhaps a docstring."""
+    entry_point: str
+    tests: tuple[Test, ...] = ()
+    """The tests that decide (the paper's u). Never shown, except one failure as feedback."""
+    seen_tests: tuple[Test, ...] = ()
+    """Tests anybody may see: in the prompt, for step 2 feedback, for the embedded teacher."""
+    test_code: str | None = None
+    """Source defining ``check(candidate)``, for tests that are not ``f(args) == literal``."""
+    reference: str | None = None
+    """A program known to be right, whole (defines the entry point), or None."""
+    setup: str = ""
+    """Source that runs before the program (imports and helpers its tests or header rely on)."""
+    domain: str = "code"
+    source: str = ""
+    """Where the task was read, ``file:line``; empty for generated tasks."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of its source: JSON values only, never needed to judge it."""
+
+    @property
+    def tested(self) -> bool:
+        return bool(self.tests) or self.test_code is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """One program somebody wrote for one task."""
+
+    solution_id: str
+    task_id: str
+    kind: Kind
+    author: str
+    """The model's name, or ``reference``."""
+    round: int
+    """1, 2, ...; 0 for what no round owns: direct answers and evaluation samples."""
+    text: str
+    """The raw reply, whole."""
+    code: str | None
+    """The program as judged, whole; None: the reply holds no code."""
+    step: int = 1
+    """Step of multi-step inference the solution belongs to (1 = written from the task)."""
+    sample: int = 0
+    """Index among the samples drawn for the same prompt."""
+    attempt: int = 1
+    """Which try of the teacher this is (1 = first)."""
+    parent: str | None = None
+    """Solution this one repairs; None: written from the task alone."""
+    call_id: str | None = None
+    """The call that produced the text; None: read from a file (a task's reference)."""
+    finish: str = "stop"
+    """Why the model stopped: ``stop``, ``length`` (the reply is cut), ``filtered``, ..."""
+    note: str = ""
+    """What the author says of it: the embedded teacher's ``edit: ...``, ``rewrote: ...``."""
+    benchmark: str = ""
+    """Benchmark the sample was drawn for; empty: a task of the training pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """What one test did. Texts are shortened for reading, never used to judge."""
+
+    __test__ = False
+
+    call: str
+    status: Literal["passed", "failed", "error", "not_reached"]
+    expected: str = ""
+    actual: str = ""
+    """Python literal of the value returned; a description where it is not plain data."""
+    error_type: str = ""
+    message: str = ""
+    line: int | None = None
+    """1-based line of the program where the exception left it; None: unknown."""
+    stdout: str = ""
+    """Tail of what the call printed."""
+    cpu_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judge's answer on one solution."""
+
+    solution_id: str
+    status: Status
+    tests: Literal["hidden", "seen"] = "hidden"
+    reason: str = ""
+    """What is finer than the status: a signal, early exit, denied call, missing entry point."""
+    results: tuple[TestResult, ...] = ()
+    """In the order of the tests, up to the first the program did not survive."""
+    seconds: float = 0.0
+    """CPU seconds of the program."""
+    isolation: str = ""
+    """The isolation it ran under, as ``persd doctor`` names it."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "passed"
+
+    @property
+    def first_failure(self) -> TestResult | None:
+        return next((r for r in self.results if r.status in ("failed", "error")), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the provider counts them; cached is part of input."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to one model, and the structure behind its text."""
+
+    purpose: Literal["attempt", "direct", "refinement"]
+    messages: tuple[Message, ...]
+    """A chat; a plain completion is the one user message, taken as the prompt."""
+    task: Task
+    seed: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    parent: Solution | None = None
+    """The attempt to be repaired (refinement only)."""
+    verdict: Verdict | None = None
+    """What the judge said of the parent (refinement only)."""
+    earlier: tuple[tuple[Solution, Verdict], ...] = ()
+    """This teacher's earlier tries of the same repair, each with its verdict."""
+    benchmark: str = ""
+    round: int = 1
+    step: int = 1
+    sample: int = 0
+    attempt: int = 1
+
+    @property
+    def prompt(self) -> str:
+        """The text a plain-completion model continues."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered."""
+
+    text: str
+    finish: str = "stop"
+    usage: Usage = field(default_factory=Usage)
+    usd: float | None = 0.0
+    """None: unknown (no price for the model); never taken for 0."""
+    model: str = ""
+    """The model as the endpoint names it; empty: the one that was asked."""
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A question and its answer, as the ledger keeps them: durable before it is used."""
+
+    call_id: str
+    role: Literal["student", "teacher"]
+    model: str
+    purpose: str
+    task_id: str
+    round: int
+    messages: tuple[Message, ...]
+    params: Mapping[str, Any]
+    """temperature, top_p, max_tokens, seed."""
+    completion: Completion
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """What the answer depends on beside the question: model identity, package versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """How one task ended one round, and by which solutions."""
+
+    task_id: str
+    round: int
+    state: State
+    detail: str = ""
+    attempt_id: str | None = None
+    refinement_id: str | None = None
+    direct_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training pair, with its lineage."""
+
+    example_id: str
+    variant: str
+    task_id: str
+    round: int
+    prompt: str
+    completion: str
+    """Exactly what follows the prompt; prompt + completion was executed before it was kept."""
+    form: Literal["task", "refine"]
+    """``task``: prompted by the task alone; ``refine``: by task, attempt and feedback."""
+    attempt_id: str | None = None
+    refinement_id: str | None = None
+    direct_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A pair that was selected but left out, and why."""
+
+    variant: str
+    task_id: str
+    round: int
+    form: Literal["task", "refine"]
+    reason: str
+    """``unparsable``, ``undefined_names``, ``signature``, or the judge's status."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained student on disk."""
+
+    checkpoint_id: str
+    path: str
+    base: str
+    variant: str
+    round: int
+    examples: int
+    data_hash: str
+    """Content hash of base weights, examples and settings: what makes it this checkpoint."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """steps, epochs, first_loss, last_loss, seconds, tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of one model on one benchmark at one step. All scores are fractions 0-1."""
+
+    evaluation_id: str
+    model: str
+    """``base``, or the variant."""
+    round: int
+    """Round of the checkpoint; 0 for the base model."""
+    benchmark: str
+    step: int
+    tasks: int
+    samples: int
+    pass_at_k: Mapping[str, float]
+    interval: Mapping[str, tuple[float, float]]
+    """95 % bootstrap interval over tasks, by k."""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """Samples by verdict status; ``cut`` counts replies stopped by length."""
+    seconds: float = 0.0
+    checkpoint_id: str | None = None
+
+
+R = TypeVar("R")
+
+
+def to_json(record: Any) -> str:
+    """One record as compact JSON with sorted keys: the same record, the same text."""
+    plain = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+    return json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def from_json(cls: type[R], text: str | bytes) -> R:
+    """The record ``to_json`` wrote. Raises ValueError naming the field on anything else."""
+    return from_plain(cls, json.loads(text))
+
+
+def from_plain(cls: type[R], plain: Any) -> R:
+    """The record of a plain dict (what ``dataclasses.asdict`` gives, lists for tuples).
+
+    Written out rather than left to pydantic because replies may hold lone surrogates, which
+    pydantic refuses and a ledger must keep. Raises ValueError naming the field.
+    """
+    return _decode(cls, plain, cls.__name__)  # type: ignore[no-any-return]
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _decode_record(hint, value, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_decode(k, v, where) for k, v in zip(kinds, value, strict=True))
+    if origin is Mapping and isinstance(value, dict):
+        return {k: _decode(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if origin is UnionType:
+        if value is None and NoneType in args:
+            return None
+        return _decode(next(a for a in args if a is not NoneType), value, where)
+    if origin is Literal and value in args:
+        return value
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint is Any or type(value) is hint:
+        return value
+    raise ValueError(f"{where}: {value!r} is not a {getattr(hint, '__name__', hint)}")
+
+
+def _decode_record(cls: Any, value: Any, where: str) -> Any:
+    hints = _hints(cls)
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: {value!r} is not an object")
+    if unknown := value.keys() - hints.keys():
+        raise ValueError(f"{where}: unknown field {min(unknown)!r}")
+    fields = {k: _decode(hints[k], v, f"{where}.{k}") for k, v in value.items()}
+    try:
+        return cls(**fields)
+    except TypeError as e:
+        raise ValueError(f"{where}: {e}") from None
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def content_id(*parts: Any) -> str:
+    """A 16-hex-digit id derived from content (SHA-256 of the parts' canonical JSON)."""
+    digest = hashlib.sha256("\x1f".join(to_json(p) for p in parts).encode())
+    return digest.hexdigest()[:16]
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 31-bit seed from content: the same run, task, round and sample, the same seed."""
+    return int(content_id("seed", *parts), 16) & 0x7FFF_FFFF
