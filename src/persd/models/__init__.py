@@ -1,0 +1,124 @@
+"""Who answers: one protocol for students and teachers, local, served, recorded or embedded.
+
+A model turns a batch of requests into as many completions. It knows nothing of ledgers,
+budgets or retries of a run: ``persd.calls`` puts those around every model alike.
+A model is plugged in by module name: ``open_model`` imports the one that is asked for,
+so that ``torch`` or ``openai`` is loaded only by those who use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from persd.records import Completion, Request, Task
+
+if TYPE_CHECKING:
+    from persd.config import Endpoint
+    from persd.sandbox import Sandbox
+
+Role = Literal["student", "teacher"]
+
+#: The embedded student's checkpoint.
+EMBEDDED_STUDENT = Path(__file__).parent.parent / "lab" / "student"
+
+
+class ModelUnavailable(Exception):
+    """The model did not answer (endpoint down, retries used up). Nothing was paid."""
+
+
+class Model(Protocol):
+    """Completes many prompts. Implementations: local, openai_chat, scripted, recorded, repair."""
+
+    @property
+    def name(self) -> str:
+        """What the ledger and the tables call it."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """All that changes its answers beside the request: model, revision, weights, endpoint.
+
+        Enters the key under which an answer is stored, so it must hold no secret.
+        """
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many requests it likes together; 1: each alone."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches may be under way at once, each in a thread of its own."""
+        ...
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in their order; at most ``batch`` requests.
+
+        Raises ModelUnavailable where no answer could be had, UserError where only the user
+        can mend it (a wrong key, an unknown model).
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory, sockets and processes. Safe to call twice."""
+        ...
+
+
+def is_served(spec: Endpoint, role: Role) -> bool:
+    """Whether a configured model answers over HTTP rather than in this process.
+
+    A teacher is served (by OpenAI where no base_url is given) unless it is embedded,
+    scripted, recorded or a folder; a student is loaded unless it has a base_url.
+    """
+    if spec.base_url is not None:
+        return True
+    embedded = spec.model in ("lab", "recorded") or spec.model.startswith(
+        ("scripted:", "recorded:")
+    )
+    return role == "teacher" and not embedded and not Path(spec.model).is_dir()
+
+
+def open_model(
+    spec: Endpoint,
+    role: Role,
+    *,
+    box: Callable[[], Sandbox],
+    tasks: Callable[[], list[Task]],
+) -> Model:
+    """The model a config names; the module that speaks to it is imported here and not before.
+
+    ``box`` gives the sandbox an embedded teacher searches in, ``tasks`` the run's tasks, which
+    carry the replies of the paper's release. Raises UserError for a missing key or checkpoint.
+    """
+    kind, _, rest = spec.model.partition(":")
+    if is_served(spec, role):
+        from persd.models.openai_chat import OpenAIModel
+
+        served = OpenAIModel(
+            spec.model,
+            base_url=spec.base_url,
+            api=spec.api or "chat",
+            api_key_env=spec.api_key_env,
+            in_flight=spec.max_in_flight,
+        )
+        served.check()
+        return served
+    if kind == "scripted" and rest:
+        from persd.models import scripted
+
+        return scripted.from_file(rest)
+    if kind == "recorded":
+        from persd.models import recorded
+
+        return recorded.from_ledger(rest, role) if rest else recorded.from_release(tasks(), role)
+    if spec.model == "lab" and role == "teacher":
+        from persd.models.repair import RepairTeacher
+
+        return RepairTeacher(box=box())
+    from persd.models.local import LocalModel
+
+    folder = str(EMBEDDED_STUDENT) if spec.model == "lab" else spec.model
+    return LocalModel(folder, api=spec.api or "completions", batch=spec.batch)

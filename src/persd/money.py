@@ -1,0 +1,113 @@
+"""The one place where money is counted: prices, what a call cost, and the cap.
+
+A price that is not known is unknown, never 0; a cap then needs a price from the user.
+What a call may cost at most is reserved before it is sent and settled when it is answered,
+so that a cap holds however many calls are in flight.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from persd.records import Message, Usage
+
+#: Tokens a chat template may add to a message beside its text.
+_OVERHEAD_PER_MESSAGE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens; ``cached`` is the price of input read from the provider's cache."""
+
+    input: float
+    output: float
+    cached: float | None = None
+
+    def cost(self, usage: Usage) -> float:
+        """USD of one call."""
+        cached = self.input if self.cached is None else self.cached
+        fresh = usage.input_tokens - usage.cached_tokens
+        total = (
+            fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output
+        )
+        return total / 1e6
+
+    def at_most(self, messages: Sequence[Message], max_tokens: int) -> float:
+        """An upper bound of what a request can cost: no tokenizer makes more tokens than bytes."""
+        size = sum(
+            len(m.content.encode("utf-8", "replace")) + _OVERHEAD_PER_MESSAGE for m in messages
+        )
+        return self.cost(Usage(input_tokens=size, output_tokens=max_tokens))
+
+
+FREE = Price(0.0, 0.0, 0.0)
+
+
+def price_of(model: str, base_url: str | None) -> Price | None:
+    """The list price of a served model, or None where it is not known.
+
+    A loopback endpoint is the user's own machine and costs nothing. The table is
+    genai-prices' offline one; of a tiered price the first tier's is returned.
+    """
+    if is_loopback(base_url):
+        return FREE
+    from genai_prices import Usage as Tokens
+    from genai_prices import calc_price
+
+    million = 1_000_000
+    try:
+        plain = calc_price(
+            Tokens(input_tokens=million, output_tokens=million), model, provider_api_url=base_url
+        )
+        cached = calc_price(
+            Tokens(input_tokens=million, cache_read_tokens=million),
+            model,
+            provider_api_url=base_url,
+        )
+    except LookupError:
+        return None
+    return Price(float(plain.input_price), float(plain.output_price), float(cached.input_price))
+
+
+def is_loopback(base_url: str | None) -> bool:
+    """Whether an endpoint is this machine."""
+    host = urlsplit(base_url or "").hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Budget:
+    """A hard cap in USD over one role's calls; None: no cap. Thread-safe."""
+
+    def __init__(self, cap_usd: float | None, spent_usd: float = 0.0) -> None:
+        self.cap_usd = cap_usd
+        self.spent_usd = spent_usd
+        self._reserved = 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def reserve(self, usd: float) -> Iterator[bool]:
+        """Hold back ``usd`` while a call is under way; yields False where the cap forbids it."""
+        with self._lock:
+            total = self.spent_usd + self._reserved + usd
+            granted = self.cap_usd is None or total <= self.cap_usd + 1e-12
+            if granted:
+                self._reserved += usd
+        try:
+            yield granted
+        finally:
+            if granted:
+                with self._lock:
+                    self._reserved -= usd
+
+    def settle(self, usd: float | None) -> None:
+        """Count what a call really cost."""
+        with self._lock:
+            self.spent_usd += usd or 0.0
