@@ -1,0 +1,220 @@
+"""The page's contents as plain values; ``page.html`` only lays them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from math import ceil
+from typing import Any
+
+from persd.ledger import Ledger
+from persd.report import cases, sets, summary, teacher
+from persd.report.summary import WORDS
+from persd.report.text import percent, stored_text, without_password
+
+#: Error types that get a row of their own; the rest are listed below the table.
+TYPES_SHOWN = 12
+#: How a state is coloured and grouped: taught, known already, dropped, or still open.
+TONES: Mapping[str, str] = {
+    "refined": "taught",
+    "solved": "known",
+    "waiting": "open",
+    "over_budget": "open",
+    "unavailable": "open",
+    "not_run": "open",
+}
+
+
+def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
+    """Everything the page shows, by the names ``page.html`` uses; ``limit`` attempts."""
+    found = summary.funnels(ledger)
+    keys, there = cases.select(ledger, limit=limit)
+    released = summary.released_error_types(ledger)
+    return {
+        "name": ledger.run.resolve().name or "run",
+        "lab": summary.is_lab(ledger),
+        "facts": facts(ledger),
+        "config": list(config_rows(summary.config_of(ledger))),
+        "answerers": answerers(ledger),
+        "totals": summary.totals(ledger),
+        "funnels": [_funnel(f) for f in found],
+        "words": WORDS,
+        "benchmarks": benchmarks(summary.results(ledger)),
+        "errors": [_errors(e.failing, e.types, e) for e in summary.error_types(ledger)],
+        "released": _errors(sum(released.values()), released) if released else None,
+        "teacher": teacher.teacher(ledger),
+        "spending": teacher.spending(ledger),
+        "data_sets": sets.data_sets(ledger),
+        "checkpoints": sets.trained(ledger),
+        "closeness": sets.closeness(ledger),
+        "cases": list(cases.gather(ledger, keys)),
+        "cases_there": there,
+        "states_shown": [s for s in cases.REPAIRED if any(k[2] == s for k in keys)],
+    }
+
+
+# -- what the run is --------------------------------------------------------------------------
+
+
+def facts(ledger: Ledger) -> list[tuple[str, str]]:
+    """The run in a few lines: what, who, how, when."""
+    config = summary.config_of(ledger)
+    run, tasks = config.get("run") or {}, config.get("tasks") or {}
+    found = [
+        ("Folder", str(run.get("dir") or ledger.run)),
+        ("Tasks", f"{summary.totals(ledger)['tasks']:,} from {tasks.get('source', 'a file')}"),
+        ("Student", _model(config.get("student") or {})),
+        ("Teacher", ", then ".join(_model(t) for t in config.get("teacher") or [])),
+        ("Seed", str(run.get("seed", ""))),
+        ("Rounds", f"{len(ledger.rounds())} of {run['rounds']} begun" if "rounds" in run else ""),
+        ("Variants", ", ".join(run.get("variants") or [])),
+        ("persd", ", ".join(_versions(ledger, "persd"))),
+        ("Isolation", _isolation(ledger)),
+        ("Answers", _when(ledger)),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _model(spec: Mapping[str, Any]) -> str:
+    at = f" at {without_password(spec['base_url'])}" if spec.get("base_url") else ""
+    return f"{spec.get('model', '')}{at}"
+
+
+def _isolation(ledger: Ledger) -> str:
+    sql = "SELECT isolation, COUNT(*) AS n FROM verdicts GROUP BY isolation ORDER BY n DESC"
+    rows = [(stored_text(r["isolation"]) or "not recorded", r["n"]) for r in ledger.query(sql)]
+    return "; ".join(f"{name} ({n:,} verdicts)" for name, n in rows)
+
+
+def _when(ledger: Ledger) -> str:
+    row = ledger.query("SELECT MIN(created) AS first, MAX(created) AS last FROM calls")[0]
+    if row["first"] is None:
+        return ""
+    first, last = (
+        f"{datetime.fromtimestamp(row[key], UTC):%Y-%m-%d %H:%M:%S}" for key in ("first", "last")
+    )
+    return f"{first} to {last} UTC"
+
+
+def _versions(ledger: Ledger, name: str) -> list[str]:
+    rows = ledger.query("SELECT DISTINCT versions FROM calls")
+    return sorted({str(v[name]) for v in (json.loads(r["versions"]) for r in rows) if name in v})
+
+
+def config_rows(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of the config, dotted, with its value as JSON; None is left out."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from config_rows(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            for i, one in enumerate(value):
+                yield from config_rows(one, f"{name}.{i}.")
+        elif value is not None:
+            yield name, without_password(json.dumps(value, ensure_ascii=False))
+
+
+def answerers(ledger: Ledger) -> list[dict[str, Any]]:
+    """Who answered: role, model, calls, and everything its answers depend on."""
+    sql = (
+        "SELECT role, model, versions, COUNT(*) AS n FROM calls GROUP BY role, model, versions "
+        "ORDER BY role DESC, model, versions"
+    )
+    return [
+        {
+            "role": r["role"],
+            "model": stored_text(r["model"]),
+            "calls": r["n"],
+            "versions": sorted(json.loads(r["versions"]).items()),
+        }
+        for r in ledger.query(sql)
+    ]
+
+
+# -- pictures: places in percent of the width, so that no text is ever scaled ------------------
+
+
+def _funnel(found: summary.Funnel) -> dict[str, Any]:
+    """A bar a state; each begins where the last ended, so that together they are all tasks."""
+    bars, before = [], 0
+    for state, count in found.states.items():
+        bars.append(
+            {
+                "state": state,
+                "count": count,
+                "tone": TONES.get(state, "dropped"),
+                "start": _place(before, found.tasks),
+                "width": _place(count, found.tasks),
+            }
+        )
+        before += count
+    return {"round": found.round, "tasks": found.tasks, "bars": bars}
+
+
+def _place(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.3f}" if whole else "0"
+
+
+def _errors(
+    failing: int, types: Mapping[str, int], found: summary.ErrorTypes | None = None
+) -> dict[str, Any]:
+    """Bars of the most frequent types, scaled to the most frequent, and the rest by name."""
+    items = list(types.items())
+    most = items[0][1] if items else 0
+    return {
+        "round": found.round if found else None,
+        "attempts": found.attempts if found else failing,
+        "failing": failing,
+        "statuses": found.statuses if found else {},
+        "bars": [{"type": t, "count": n, "width": _place(n, most)} for t, n in items[:TYPES_SHOWN]],
+        "rest": items[TYPES_SHOWN:],
+    }
+
+
+def benchmarks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The results by benchmark: rows for the table, and a panel a k for the plot."""
+    found = []
+    for name, group in groupby(rows, key=lambda r: r["benchmark"]):
+        mine = list(group)
+        ks = list(dict.fromkeys(k for r in mine for k in r["pass@k"]))
+        highs = [r["interval"].get(k, [0, v])[1] for r in mine for k, v in r["pass@k"].items()]
+        top = max(1, ceil(max(highs, default=0.0) * 10 - 1e-9)) / 10
+        found.append(
+            {
+                "name": name,
+                "rows": mine,
+                "ks": ks,
+                "rounds": len({r["round"] for r in mine if r["model"] != "base"}) > 1,
+                "steps": len({r["step"] for r in mine}) > 1,
+                "ticks": _ticks(top),
+                "panels": [_panel(mine, k, top) for k in ks],
+            }
+        )
+    return found
+
+
+def _ticks(top: float) -> list[dict[str, str]]:
+    step = 0.2 if top > 0.6 else 0.1 if top > 0.2 else 0.05
+    values = [i * step for i in range(int(top / step + 1e-9) + 1)]
+    return [{"at": _place(v, top), "text": f"{100 * v:.0f}"} for v in values]
+
+
+def _panel(rows: Sequence[Mapping[str, Any]], k: str, top: float) -> dict[str, Any]:
+    mine = [r for r in rows if k in r["pass@k"]]
+    base = next((r["pass@k"][k] for r in mine if r["model"] == "base" and r["step"] == 1), None)
+    dots = []
+    for row in mine:
+        value = row["pass@k"][k]
+        low, high = row["interval"].get(k) or (value, value)
+        dots.append(
+            {
+                "row": row,
+                "at": _place(value, top),
+                "low": _place(low, top),
+                "high": _place(high, top),
+                "text": percent(value),
+            }
+        )
+    return {"k": k, "dots": dots, "base": None if base is None else _place(base, top)}

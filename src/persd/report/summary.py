@@ -1,0 +1,253 @@
+"""What a run amounts to: pure functions from its ledger to counts.
+
+The page, the terminal and ``--json`` all print these, so that they cannot disagree. Only the
+ledger is read; a run that is still being written gives what it holds so far.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from persd.ledger import Ledger
+from persd.records import VARIANTS, Evaluation
+from persd.report.text import stored_text, usd
+
+#: State of a task that no stage has ended in this round yet.
+WAITING = "waiting"
+
+#: Every state in the order of the flow, and what it says of a task.
+WORDS: Mapping[str, str] = {
+    "untested": "no test can judge it",
+    "bad_task": "its own reference fails its own tests",
+    "direct_failed": "the teacher's direct answer does not pass: not in the pool",
+    "too_long": "the prompt does not fit the student's context",
+    "solved": "the student's attempt passed: nothing to teach",
+    "refused": "the tests refused every repair",
+    "teacher_failed": "no code in the teacher's replies, or it gave up",
+    "over_budget": "the budget was spent before the teacher could be asked",
+    "unavailable": "the model did not answer; the next run asks again",
+    "not_run": "the judge could not run it; the next run tries again",
+    WAITING: "not finished yet",
+    "refined": "a repair of the student's own attempt passed: it teaches",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """One round: every task in exactly one state."""
+
+    round: int
+    tasks: int
+    states: Mapping[str, int]
+    """Tasks by state, in the order of the flow, states without a task left out; the counts
+    add up to ``tasks``."""
+
+
+def funnel(ledger: Ledger, round: int) -> Funnel:
+    """The states of the pool's tasks in one round; a task without one is ``waiting``."""
+    sql = (
+        "SELECT COALESCE(s.state, ?) AS state, COUNT(*) AS n FROM tasks t "
+        "LEFT JOIN states s ON s.task_id = t.task_id AND s.round = ? "
+        "WHERE t.benchmark = '' GROUP BY 1"
+    )
+    found = {r["state"]: r["n"] for r in ledger.query(sql, (WAITING, round))}
+    states = {state: found[state] for state in WORDS if state in found}
+    return Funnel(round, sum(states.values()), states)
+
+
+def funnels(ledger: Ledger) -> list[Funnel]:
+    """A funnel a round; round 1, all waiting, for a run that has not begun."""
+    return [funnel(ledger, round) for round in ledger.rounds() or [1]]
+
+
+# -- scores ---------------------------------------------------------------------------------
+
+
+def results(ledger: Ledger) -> list[dict[str, Any]]:
+    """The results table: a row a model, benchmark and step; the base model first.
+
+    Keys: ``model``, ``round``, ``benchmark``, ``step``, ``examples`` (trained on; 0 for the
+    base model, None: unknown), ``pass@k`` and ``interval`` by k (fractions 0-1),
+    ``statuses`` (samples by verdict), ``samples`` (a task), ``tasks``, ``seconds``.
+    """
+    examples = {c.checkpoint_id: c.examples for c in ledger.checkpoints()}
+    rows = []
+    for e in sorted(ledger.evaluations(), key=_place):
+        trained = examples.get(e.checkpoint_id) if e.checkpoint_id else None
+        rows.append(
+            {
+                "model": e.model,
+                "round": e.round,
+                "benchmark": e.benchmark,
+                "step": e.step,
+                "examples": 0 if e.model == "base" else trained,
+                "pass@k": dict(sorted(e.pass_at_k.items(), key=_by_k)),
+                "interval": {k: list(v) for k, v in sorted(e.interval.items(), key=_by_k)},
+                "statuses": dict(e.statuses),
+                "samples": e.samples,
+                "tasks": e.tasks,
+                "seconds": e.seconds,
+            }
+        )
+    return rows
+
+
+def _place(e: Evaluation) -> tuple[str, int, int, int, str, int]:
+    known = e.model in VARIANTS
+    order = -1 if e.model == "base" else VARIANTS.index(e.model) if known else len(VARIANTS)
+    return e.benchmark, e.round, order, e.step, e.model, e.samples
+
+
+def _by_k(item: tuple[str, Any]) -> tuple[int, str]:
+    return (int(item[0]) if item[0].isdecimal() else 0), item[0]
+
+
+# -- what goes wrong in attempts ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorTypes:
+    """Why the student's attempts of one round fail."""
+
+    round: int
+    attempts: int
+    """Attempts that were judged."""
+    failing: int
+    types: Mapping[str, int]
+    """Failing attempts by the type of their first error, most frequent first."""
+    statuses: Mapping[str, int]
+    """Failing attempts by the judge's status, most frequent first."""
+
+
+def error_types(ledger: Ledger) -> list[ErrorTypes]:
+    """Error types of the training pool's attempts, a round each."""
+    sql = (
+        "SELECT s.round, s.code IS NULL AS no_code, v.status, v.results FROM solutions s "
+        "JOIN verdicts v ON v.solution_id = s.solution_id AND v.tests = 'hidden' "
+        "WHERE s.kind = 'attempt' AND s.benchmark = '' ORDER BY s.round, s.rowid"
+    )
+    attempts: Counter[int] = Counter()
+    types: dict[int, Counter[str]] = {}
+    statuses: dict[int, Counter[str]] = {}
+    for row in ledger.query(sql):
+        round = row["round"]
+        attempts[round] += 1
+        if row["status"] != "passed":
+            kind = "no code" if row["no_code"] else _error_type(row["status"], row["results"])
+            types.setdefault(round, Counter())[kind] += 1
+            statuses.setdefault(round, Counter())[row["status"]] += 1
+    return [
+        ErrorTypes(
+            round=round,
+            attempts=attempts[round],
+            failing=sum(statuses.get(round, Counter()).values()),
+            types=_most_first(types.get(round, Counter())),
+            statuses=_most_first(statuses.get(round, Counter())),
+        )
+        for round in sorted(attempts)
+    ]
+
+
+#: Error type of a status whose verdict names none, as the feedback calls it.
+_TYPE_OF = {
+    "failed": "AssertionError",
+    "error": "Exception",
+    "timeout": "TimeoutError",
+    "memory": "MemoryError",
+    "crashed": "Crash",
+    "syntax": "SyntaxError",
+}
+
+
+def _error_type(status: str, results: str) -> str:
+    first = next((r for r in json.loads(results) if r["status"] in ("failed", "error")), None)
+    if status in ("timeout", "memory", "crashed") or first is None:
+        return _TYPE_OF.get(status, status)
+    return str(first["error_type"]) or _TYPE_OF.get(status, status)
+
+
+def released_error_types(ledger: Ledger) -> dict[str, int]:
+    """Error types in the feedback that the paper's release prints, by tasks that carry it.
+
+    Empty for a run on other tasks.
+    """
+    found: Counter[str] = Counter()
+    for task in ledger.tasks():
+        text = task.meta.get("feedback")
+        if isinstance(text, str) and text.strip():
+            found[text.split("\n", 1)[0].split(":", 1)[0].strip()] += 1
+    return _most_first(found)
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+# -- the whole in a few numbers -------------------------------------------------------------
+
+
+def totals(ledger: Ledger) -> dict[str, Any]:
+    """The run so far in a few numbers, all its processes together.
+
+    Keys: ``tasks``; ``rounds`` begun; ``states`` of the latest round (they add up to
+    ``tasks``); ``examples``: tasks with a verified repair, in whichever round; ``calls``
+    that were answered by the teacher and by a served student; ``usd`` of all calls, None
+    where a price is unknown, with ``usd_text`` in words; ``input_tokens`` and
+    ``output_tokens`` of those calls.
+    """
+    latest = funnels(ledger)[-1]
+    roles = ["teacher", "student"] if _student_is_served(ledger) else ["teacher"]
+    marks = ",".join("?" * len(roles))
+    spent = ledger.query(
+        "SELECT COUNT(*) AS n, TOTAL(input_tokens) AS i, TOTAL(output_tokens) AS o "
+        f"FROM calls WHERE role IN ({marks})",
+        roles,
+    )[0]
+    money = ledger.query("SELECT TOTAL(usd) AS usd, COUNT(*) - COUNT(usd) AS unknown FROM calls")[0]
+    taught = ledger.query("SELECT COUNT(DISTINCT task_id) AS n FROM states WHERE state = 'refined'")
+    known = round(float(money["usd"]), 9)
+    return {
+        "tasks": latest.tasks,
+        "rounds": len(ledger.rounds()),
+        "states": dict(latest.states),
+        "examples": taught[0]["n"],
+        "calls": spent["n"],
+        "usd": None if money["unknown"] else known,
+        "usd_text": money_text(known, money["unknown"]),
+        "input_tokens": int(spent["i"]),
+        "output_tokens": int(spent["o"]),
+    }
+
+
+def money_text(known: float, unknown_calls: int) -> str:
+    """What was spent, in words: ``0.1234 USD``, and how many calls have no known price."""
+    if not unknown_calls:
+        return usd(known)
+    calls = f"{unknown_calls} call{'s' * (unknown_calls != 1)} at an unknown price"
+    return f"{usd(known)} and {calls}" if known else calls
+
+
+def config_of(ledger: Ledger) -> dict[str, Any]:
+    """The config the run was made with, as plain data; empty where none is stored."""
+    stored = ledger.meta("config")
+    config = json.loads(stored) if stored else {}
+    return config if isinstance(config, dict) else {}
+
+
+def is_lab(ledger: Ledger) -> bool:
+    """Whether the run's tasks are the embedded toy family."""
+    return bool((config_of(ledger).get("tasks") or {}).get("source") == "lab")
+
+
+def _student_is_served(ledger: Ledger) -> bool:
+    return bool((config_of(ledger).get("student") or {}).get("base_url"))
+
+
+def notes_of(value: Any) -> str:
+    """The kind of a repair, as its author names it: the words before the note's first colon."""
+    first, colon, _ = stored_text(value).split(";", 1)[0].partition(":")
+    return first.strip() if colon and len(first) <= 40 else ""

@@ -1,0 +1,187 @@
+"""The tables in the terminal: within 80 columns, and plain text where it is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from persd.ledger import Ledger
+from persd.report import sets, summary
+from persd.report.text import number, percent, share, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+#: Columns a table may take, whatever the terminal.
+WIDTH = 80
+
+
+def print_funnel(console: Console, ledger: Ledger) -> None:
+    """Where the tasks of each round ended."""
+    for found in summary.funnels(ledger):
+        console.print(funnel_table(found))
+
+
+def funnel_table(found: summary.Funnel) -> Table:
+    """One round: states, tasks, share and what the state means."""
+    table = _table(f"Round {found.round}: {number(found.tasks)} tasks")
+    table.add_column("state", no_wrap=True)
+    table.add_column("tasks", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("meaning")
+    for state, count in found.states.items():
+        words = summary.WORDS[state]
+        table.add_row(
+            _text(state.replace("_", " ")), number(count), share(count, found.tasks), words
+        )
+    table.add_section()
+    table.add_row("all", number(found.tasks), share(found.tasks, found.tasks), "")
+    return table
+
+
+def print_results(console: Console, ledger: Ledger) -> None:
+    """The scores of base and variants, or a line that there are none."""
+    rows = summary.results(ledger)
+    if not rows:
+        console.print("No model has been evaluated yet.", markup=False)
+    for table in result_tables(rows):
+        console.print(table)
+    if rows:
+        console.print("pass@k in percent, with the 95 % bootstrap interval over tasks", style="dim")
+
+
+def result_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """A table a benchmark; more where its ks do not fit beside each other."""
+    for benchmark, group in groupby(rows, key=lambda r: r["benchmark"]):
+        found = list(group)
+        names = []
+        if len({r["round"] for r in found if r["model"] != "base"}) > 1:
+            names.append("round")
+        if len({r["step"] for r in found}) > 1:
+            names.append("step")
+        room = WIDTH - 12 - max(len(r["model"]) for r in found) - sum(len(n) + 2 for n in names)
+        ks = list(dict.fromkeys(k for r in found for k in r["pass@k"]))
+        gap = " " if len(ks) * _BESIDE <= room else "\n"
+        fit = max(1, room // (_BESIDE if gap == " " else _BELOW))
+        for start in range(0, len(ks), fit):
+            yield _result_table(benchmark, found, names, ks[start : start + fit], gap)
+
+
+#: Columns of a score with its interval beside it, and below it, and the space to the next.
+_BESIDE, _BELOW = 21, 13
+
+
+def _result_table(
+    benchmark: str,
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    ks: Sequence[str],
+    gap: str,
+) -> Table:
+    first = rows[0]
+    same = len({(r["tasks"], r["samples"]) for r in rows}) == 1
+    size = f": {number(first['tasks'])} tasks, {first['samples']} samples each" if same else ""
+    table = _table(f"{benchmark}{size}")
+    table.add_column("model", no_wrap=True)
+    for name in [*names, "examples", *(f"pass@{k}" for k in ks)]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        trained = "?" if row["examples"] is None else number(row["examples"])
+        cells = [str(row[n] or "–") for n in names] + [trained]
+        cells += [_score(row, k, gap) for k in ks]
+        table.add_row(_text(row["model"]), *cells)
+    return table
+
+
+def _score(row: Mapping[str, Any], k: str, gap: str) -> str:
+    """A score in percent and its interval, beside it or on the line below."""
+    if k not in row["pass@k"]:
+        return "–"
+    low, high = row["interval"].get(k, (None, None))
+    interval = "" if low is None else f"{percent(low)}–{percent(high)}"
+    interval = interval and (f" ({interval})" if gap == " " else f"\n{interval}")
+    return f"{percent(row['pass@k'][k])}{interval}"
+
+
+def print_data_sets(console: Console, ledger: Ledger) -> None:
+    """The data sets built from the run, or a line that there are none."""
+    found = sets.data_sets(ledger)
+    console.print(data_sets_table(found) if found else "No data set has been built yet.")
+
+
+def data_sets_table(found: Sequence[sets.DataSet]) -> Table:
+    """A row a data set: how many examples, and what was left out for which reason."""
+    table = _table("Data sets")
+    table.add_column("variant", no_wrap=True)
+    table.add_column("rounds", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
+    table.add_column("tasks", justify="right", no_wrap=True)
+    table.add_column("left out")
+    for data in found:
+        reasons = ", ".join(f"{number(n)} {reason}" for reason, n in data.rejected.items())
+        table.add_row(
+            _text(data.variant or "(empty)"),
+            ", ".join(map(str, data.rounds)),
+            number(data.examples),
+            number(data.tasks),
+            _text(reasons or "none"),
+        )
+    return table
+
+
+def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
+    """Named figures one below the other; what is nested is set in."""
+    table = _table(title)
+    table.add_column("", overflow="fold")
+    table.add_column("", justify="right", overflow="fold")
+    for name, value in _flat(facts):
+        table.add_row(_text(name), _text(value))
+    table.show_header = False
+    console.print(table)
+
+
+def _flat(facts: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        shown = "  " * depth + str(name).replace("_", " ")
+        if isinstance(value, Mapping):
+            yield shown, ""
+            yield from _flat(value, depth + 1)
+        else:
+            yield shown, _value(value)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _text(value: str) -> Any:
+    """Text of others: no markup is read in it, and nothing in it moves the cursor."""
+    from rich.text import Text
+
+    return Text(visible(value))
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=_text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
