@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from persd import __version__
@@ -45,11 +45,7 @@ class Asker:
     role: Literal["student", "teacher"]
     ledger: Ledger
     price: Price | None = FREE
-    budget: Budget = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        if self.budget is None:
-            self.budget = Budget(None)
+    budget: Budget = field(default_factory=lambda: Budget(None))
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """An answer for every request, as they come in; a model of one thread keeps the order.

@@ -448,4 +448,3 @@ def _record(cls: type[R], row: sqlite3.Row) -> R:
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
     }
     return from_plain(cls, plain)
-

@@ -345,7 +345,8 @@ R = TypeVar("R")
 
 def to_json(record: Any) -> str:
     """One record as compact JSON with sorted keys: the same record, the same text."""
-    plain = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+    is_record = dataclasses.is_dataclass(record) and not isinstance(record, type)
+    plain = dataclasses.asdict(record) if is_record else record
     return json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 

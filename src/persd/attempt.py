@@ -1,0 +1,69 @@
+"""The student tries every task once; what it already can do teaches it nothing.
+
+PERsD, section 3.2 step 1: one attempt at temperature 0.3, top-p 0.95. A task whose attempt
+passes is dropped (input personalisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from persd.direct import solution_of
+from persd.domains.code import task_prompt
+from persd.records import Message, Request, derive_seed
+from persd.run import Case, Run
+
+
+def attempt(run: Run, cases: Iterable[Case], round: int, student: str) -> Iterator[Case]:
+    """The cases the student failed, each with its attempt and the verdict on it.
+
+    Ends ``solved`` what passes, ``too_long`` a task that does not fit the student's context,
+    ``not_run`` what the judge could not run, ``over_budget`` and ``unavailable`` where a
+    served student was not asked or did not answer.
+    """
+    asker = run.student(student)
+    waiting: dict[str, Case] = {}
+
+    def requests() -> Iterator[Request]:
+        for case in cases:
+            waiting[case.task.task_id] = case
+            yield attempt_request(run, case, round)
+
+    def attempts() -> Iterator[Case]:
+        for answer in asker.complete(requests()):
+            case = waiting.pop(answer.request.task.task_id)
+            if answer.missing:
+                run.end(case, round, answer.missing, answer.detail)
+                continue
+            solution = solution_of(answer, asker.model.name)
+            case = replace(case, attempt=solution)
+            if solution.finish == "prompt_too_long":
+                run.ledger.add_solution(solution)
+                run.end(case, round, "too_long", solution.note)
+            else:
+                yield case
+
+    judged = run.judge((c, c.task, c.attempt) for c in attempts() if c.attempt)
+    for case, verdict in judged:
+        if verdict.passed:
+            run.end(case, round, "solved")
+        elif verdict.status == "not_run":
+            run.end(case, round, "not_run", verdict.reason)
+        else:
+            yield replace(case, verdict=verdict)
+
+
+def attempt_request(run: Run, case: Case, round: int) -> Request:
+    """The student's question: the task alone."""
+    spec = run.config.student
+    return Request(
+        purpose="attempt",
+        messages=(Message("user", task_prompt(case.task)),),
+        task=case.task,
+        seed=derive_seed(run.config.run.seed, case.task.task_id, "attempt", round),
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        max_tokens=spec.max_tokens,
+        round=round,
+    )

@@ -1,0 +1,345 @@
+"""The command line: results on standard output, talk on standard error.
+
+A command opens what it needs, calls the stage of its name and prints. Everything heavy is
+imported inside the command that uses it, so that ``persd --help`` answers at once. Exit codes:
+0 done, 1 the work failed, 2 the user can mend it (one line, no traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from persd import __version__
+from persd.errors import UserError, WorkFailed
+
+if TYPE_CHECKING:
+    from persd.config import Config
+    from persd.progress import Progress
+    from persd.run import Run
+
+app = typer.Typer(
+    name="persd",
+    help="Personalised distillation: a small model tries, a strong one repairs its own attempts, "
+    "tests decide, and it learns from what passed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+tasks_app = typer.Typer(help="Tasks: check them before anyone pays.", no_args_is_help=True)
+import_app = typer.Typer(help="Turn released data into a run.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(import_app, name="import")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key of the config.")
+]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The config of a run.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """The whole loop on the embedded student and teacher: no network, GPU or key."""
+    from persd.config import load
+
+    with resources.as_file(resources.files("persd") / "configs" / "demo.toml") as path:
+        config = load(path, [f"run.dir={json.dumps(str(out))}", *(overrides or [])])
+    _say(DEMO_NOTE)
+    _run_all(config, as_json)
+
+
+@app.command()
+def run(
+    config_file: ConfigFile,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole loop: collect, build, train, evaluate, report. Run it again to go on."""
+    from persd.config import load
+
+    config = load(config_file, overrides or [])
+    if dry_run:
+        _dry_run(config, as_json)
+    else:
+        _run_all(config, as_json)
+
+
+@app.command()
+def collect(config_file: ConfigFile, overrides: Set = None, as_json: Json = False) -> None:
+    """Attempts and verified repairs only: no training, no evaluation."""
+    from persd.config import load
+    from persd.loop import collect as collect_round
+    from persd.report import summary, tables
+
+    config = load(config_file, overrides or [])
+    with _progress() as progress, _open(config, progress) as opened:
+        collect_round(opened, 1, config.student.model)
+        progress.close()
+        opened.ledger.flush()
+        totals = summary.totals(opened.ledger)
+        if as_json:
+            _print_json(totals)
+        else:
+            tables.print_funnel(_console(), opened.ledger)
+            _hint(f"persd build {config.run.dir} --variant {config.run.promoted} --out data.jsonl")
+
+
+@app.command()
+def build(
+    run_dir: RunDir,
+    variant: Annotated[str, typer.Option(help="stand, inpd, persd, persd-combined, ...")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    form: Annotated[str, typer.Option("--format", help="trl or parquet.")] = "trl",
+    round: Annotated[int | None, typer.Option(help="Round; default: the last.")] = None,
+    untested: Annotated[
+        bool, typer.Option("--untested", help="Also pairs that no test could judge.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a variant's data set from a run."""
+    from persd.build import build_run
+
+    with _progress() as progress:
+        result = build_run(run_dir, variant, form, out, round, untested, progress)
+    if as_json:
+        _print_json(result)
+        return
+    _say(f"{result['examples']} examples of {variant} -> {out}  (card: {out}.md)")
+    for reason, count in sorted(result["rejected"].items()):
+        _say(f"  left out: {count} {reason}")
+
+
+@app.command()
+def train(
+    run_dir: RunDir,
+    variant: Annotated[str, typer.Option(help="The variant to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    model: Annotated[
+        str | None, typer.Option(help="Base model; default: the run's student.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a student on a variant of a run."""
+    from persd.build import train_run
+
+    with _progress() as progress:
+        result = train_run(run_dir, variant, out, model, progress)
+    if as_json:
+        _print_json(result)
+    else:
+        _say(f"trained on {result['examples']} examples -> {result['path']}")
+
+
+@app.command()
+def report(
+    run_dir: RunDir,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: RUN/report.html.")
+    ] = None,
+) -> None:
+    """Write a run's report: one self-contained HTML file."""
+    from persd import report as reports
+
+    print(reports.write(run_dir, out))
+
+
+@app.command()
+def view(
+    run_dir: RunDir,
+    task: Annotated[str | None, typer.Option(help="One task.")] = None,
+    state: Annotated[str | None, typer.Option(help="Tasks in this state.")] = None,
+    limit: Annotated[int, typer.Option(help="Tasks to show.")] = 5,
+) -> None:
+    """Attempts beside their repairs, in the terminal."""
+    from persd.ledger import Ledger
+    from persd.report import view as views
+
+    with Ledger(run_dir, read_only=True) as ledger:
+        views.show(_console(), ledger, task=task, state=state, limit=limit)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers: isolation, workers, packages, keys (named, never shown)."""
+    from persd.doctor import examine
+
+    found = examine()
+    if as_json:
+        _print_json(found)
+        return
+    for name, value in found.items():
+        shown = (
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        )
+        print(f"{name:12} {shown}")
+
+
+@tasks_app.command("check")
+def tasks_check(
+    source: Annotated[str, typer.Argument(help="humaneval, mbpp, lab or a task file.")],
+    data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Tasks to check.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run every reference and a stub: bad tests are named before anyone pays."""
+    from persd.tasks.check import check_source
+
+    with _progress() as progress:
+        found = check_source(source, data, limit, progress)
+    if as_json:
+        _print_json(found)
+    else:
+        for fault in found["problems"]:
+            print(f"{fault['task_id']}: {fault['reason']}: {fault['detail']}")
+        for fault in found.get("warnings", []):
+            _say(f"warning: {fault['task_id']}: {fault['reason']}: {fault['detail']}")
+        _say(f"{found['ok']} of {found['tasks']} tasks are sound")
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+@import_app.command("persdistill")
+def import_persdistill(
+    folder: Annotated[Path, typer.Argument(help="Folder of the paper's released files.")],
+    run_dir: Annotated[Path, typer.Option("--run", help="Folder of the run to make.")],
+    as_json: Json = False,
+) -> None:
+    """The paper's release as a run: real attempts, feedback and repairs, judged here."""
+    from persd.importing import import_release
+
+    with _progress() as progress:
+        found = import_release(folder, run_dir, progress)
+    if as_json:
+        _print_json(found)
+        return
+    from persd.report import tables
+
+    tables.print_facts(_console(), "the paper's release", found)
+    _hint(f"persd build {run_dir} --variant persd-combined --out data.jsonl")
+
+
+def main() -> None:
+    """The entry point: errors a user can mend are one line and exit code 2."""
+    try:
+        app()
+    except UserError as e:
+        _fail(e.one_line(), 2)
+    except WorkFailed as e:
+        _fail(" ".join(str(e).split()), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was answered is kept, run it again to go on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(1) from None
+
+
+# -- what the commands share ------------------------------------------------------------------
+
+
+def _run_all(config: Config, as_json: bool) -> None:
+    from persd import report as reports
+    from persd.loop import run_all
+    from persd.report import summary, tables
+
+    started = time.monotonic()
+    with _progress() as progress, _open(config, progress) as opened:
+        run_all(opened)
+        progress.close()
+        opened.ledger.flush()
+        totals = summary.totals(opened.ledger)
+        rows = summary.results(opened.ledger)
+        if not as_json:
+            tables.print_funnel(_console(), opened.ledger)
+            tables.print_results(_console(), opened.ledger)
+    path = reports.write(Path(config.run.dir))
+    seconds = round(time.monotonic() - started, 1)
+    if as_json:
+        _print_json({**totals, "rows": rows, "seconds": seconds, "report": str(path)})
+    else:
+        _say(f"{seconds:.0f} s, {totals['usd_text']}; report: {path}")
+
+
+def _open(config: Config, progress: Progress) -> Run:
+    """The run of a config with its tasks stored, or UserError before anything is paid."""
+    from persd.run import Run, load_pool
+
+    opened = Run(config, progress)
+    try:
+        load_pool(opened)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _dry_run(config: Config, as_json: bool) -> None:
+    from persd.plan import plan
+
+    found = plan(config)
+    if as_json:
+        _print_json(found)
+        return
+    for name, value in found.items():
+        print(f"{name.replace('_', ' '):24} {value}")
+
+
+def _progress() -> Progress:
+    from persd.progress import progress_for
+
+    return progress_for(sys.stderr)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=True))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _hint(command: str) -> None:
+    _say(f"next: {command}")
+
+
+def _fail(text: str, code: int) -> None:
+    print(f"persd: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"persd {__version__}")
+        raise typer.Exit
+
+
+DEMO_NOTE = """\
+persd demo: an embedded student of under a million parameters tries small tasks, an embedded
+teacher repairs its attempts, and the student is fine-tuned on what passed. It exercises the
+whole pipeline on your machine. It is no evidence for the paper's claim: on this toy family the
+difference between the variants is mostly a matter of the style of the labels."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""The config of a run: one short TOML, every key checked before anything is done.
+
+Unknown keys are refused with the nearest known one; a fault is named with its line. A key
+belongs to the stage it first influences: ``changed_keys`` and ``STAGE_OF`` say what may
+change without contradicting what a run has already stored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from persd.errors import UserError
+from persd.records import VARIANTS, Variant
+
+Api = Literal["chat", "completions"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PriceTable(_Table):
+    """USD per million tokens; overrides the price list."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached: float | None = Field(default=None, ge=0)
+
+
+class RunTable(_Table):
+    """The run itself."""
+
+    dir: str = Field(min_length=1)
+    """Folder of the run: its ledger, checkpoints and report."""
+    seed: int = Field(default=0, ge=0)
+    rounds: int = Field(default=1, ge=1)
+    variants: list[Variant] = Field(default=["persd-combined"], min_length=1)
+    promote: Variant | None = None
+    """Variant whose student attempts in the next round; None: the last one listed."""
+    examples: Literal["union", "last"] = "union"
+    """Train on the examples of all rounds, or of the last one only."""
+    start: Literal["original", "last"] = "original"
+    """Train the original weights, or go on from the variant's last checkpoint."""
+
+    @property
+    def promoted(self) -> Variant:
+        return self.promote or self.variants[-1]
+
+
+class TasksTable(_Table):
+    """Where tasks come from."""
+
+    source: Literal["humaneval", "mbpp", "persdistill", "lab", "jsonl"]
+    path: str | None = None
+    """A local file (jsonl, humaneval, mbpp) or folder (persdistill); None: the Hub."""
+    limit: int | None = Field(default=None, ge=1)
+    """Tasks to take; None: all (lab: 300)."""
+
+
+class Endpoint(_Table):
+    """A model: a Hub id or folder, ``lab`` (embedded), ``scripted:FILE``, ``recorded:RUN``,
+    or any name a server at ``base_url`` (default: OpenAI's) answers to."""
+
+    model: str = Field(min_length=1)
+    base_url: str | None = None
+    api: Api | None = None
+    """None: chat for a served model, completions for a loaded one."""
+    api_key_env: str = "OPENAI_API_KEY"
+    price: PriceTable | None = None
+    budget_usd: float | None = Field(default=None, ge=0)
+    """Hard cap over all runs of this config; None: no cap."""
+    max_in_flight: int = Field(default=16, ge=1, le=1024)
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
+    batch: int = Field(default=64, ge=1)
+    """Rows a loaded model generates together."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^\s/]+", value):
+            raise ValueError("must start with http:// or https://")
+        return value
+
+
+class StudentTable(Endpoint):
+    """The model that learns. PERsD section 4.1 samples attempts at 0.3, top-p 0.95."""
+
+
+class TeacherTable(Endpoint):
+    """A model that repairs."""
+
+    max_tokens: int = Field(default=1024, ge=1)
+    max_tries: int = Field(default=2, ge=1, le=10)
+    """Tries of one repair; a failed one goes back with its own feedback."""
+    direct: Literal["reference", "ask", "none"] = "reference"
+    """Where the direct answer comes from: the task's reference (asked for where it has
+    none), always asked for, or nowhere."""
+
+
+class TrainTable(_Table):
+    """Fine-tuning. The defaults suit a small model; configs/paper.toml has the paper's."""
+
+    epochs: float = Field(default=3, gt=0)
+    lr: float = Field(default=2e-5, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    """Rows per optimizer step."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows per forward pass; None: the whole batch."""
+    max_length: int = Field(default=2048, ge=8)
+    """Tokens of prompt and completion; a longer row is never cut."""
+    over_long: Literal["refuse", "skip"] = "refuse"
+    """A longer row stops the training, or is left out and counted."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class EvaluateTable(_Table):
+    """Scoring on held-out tasks."""
+
+    benchmarks: list[str] = []
+    """humaneval, mbpp, lab, or a task file; empty: no evaluation."""
+    data: dict[str, str] = {}
+    """Local file of a benchmark, by its name."""
+    limit: int | None = Field(default=None, ge=1)
+    """Tasks of each benchmark; None: all (lab: 100)."""
+    samples: int = Field(default=20, ge=1)
+    k: list[int] = Field(default=[1, 5, 10, 20], min_length=1)
+    steps: int = Field(default=1, ge=1)
+    """Steps of multi-step inference."""
+    temperature: float = Field(default=0.2, ge=0, le=2)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1)
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluateTable:
+        if min(self.k) < 1:
+            raise ValueError(f"k = {min(self.k)}: k starts at 1")
+        if max(self.k) > self.samples:
+            raise ValueError(
+                f"pass@{max(self.k)} needs at least {max(self.k)} samples, samples = {self.samples}"
+            )
+        return self
+
+
+class VerifyTable(_Table):
+    """The judge."""
+
+    workers: int | None = Field(default=None, ge=1, le=256)
+    """Processes; None: one a core."""
+    timeout: float | None = Field(default=None, gt=0)
+    """CPU seconds a test; None: 3."""
+    memory_mb: int | None = Field(default=None, ge=32)
+    """Memory of a program; None: 512."""
+
+
+class Config(_Table):
+    """A whole run."""
+
+    run: RunTable
+    tasks: TasksTable
+    student: StudentTable
+    teacher: list[TeacherTable] = Field(min_length=1)
+    train: TrainTable = TrainTable()
+    evaluate: EvaluateTable = EvaluateTable()
+    verify: VerifyTable = VerifyTable()
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        needs = [v for v in self.run.variants if v not in ("persd", "persd-refine")]
+        if needs and self.teacher[0].direct == "none":
+            raise ValueError(f'variant {needs[0]} needs direct answers, teacher.direct = "none"')
+        if self.run.promote and self.run.promote not in self.run.variants:
+            raise ValueError(f"run.promote = {self.run.promote!r} is not among run.variants")
+        if self.student.base_url and self.run.rounds > 1:
+            raise ValueError("a served student cannot be trained, so run.rounds must be 1")
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a TOML file with ``a.b=value`` overrides laid over it.
+
+    Raises UserError naming file and line for a file that cannot be read, broken TOML, an
+    unknown key or a wrong value.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise UserError(
+            f"cannot read the config: {reason}",
+            where=str(path),
+            hint="persd run CONFIG.toml; README.md shows a short one",
+        ) from e
+    try:
+        plain = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise _toml_error(e, path, text) from e
+    for override in overrides:
+        _override(plain, override)
+    return _validate(plain, path, text)
+
+
+def _validate(plain: dict[str, Any], path: Path, text: str) -> Config:
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as e:
+        # an unknown key explains a missing one beside it, so it is told first
+        faults = sorted(e.errors(), key=lambda f: f["type"] != "extra_forbidden")
+        first = faults[0]
+        keys = [str(k) for k in first["loc"] if isinstance(k, str)]
+        line = _line_of(text, keys)
+        raise UserError(
+            _fault_text(first, keys),
+            where=f"{path}:{line}" if line else str(path),
+            hint=f"mend it, then: persd run {path}",
+        ) from e
+
+
+def _fault_text(fault: Any, keys: list[str]) -> str:
+    name = ".".join(keys)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        near = difflib.get_close_matches(keys[-1], known, n=1)
+        guess = f"; did you mean {near[0]}?" if near else f" (known: {', '.join(known)})"
+        return f"unknown key {name}{guess}"
+    if fault["type"] == "missing":
+        return f"{name} is missing"
+    value = fault.get("input")
+    shown = f" = {value!r}" if not isinstance(value, dict | list | BaseModel) else ""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if keys[-1:] == ["variants"] and isinstance(value, str):
+        message = f"unknown variant; known: {', '.join(VARIANTS)}"
+    return f"{name}{shown}: {message}" if name else message
+
+
+def _known_keys(tables: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for table in tables:
+        field = model.model_fields.get(table)
+        if field is None:
+            return []
+        options = [field.annotation, *get_args(field.annotation)]
+        found = [t for t in options if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _line_of(text: str, keys: list[str]) -> int | None:
+    """1-based line of a dotted key in TOML text; that of its table where the key is absent."""
+    table, best = "", None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}", line)
+        if header:
+            table = header[1].replace(" ", "").replace('"', "")
+            if keys and table == keys[0] and best is None:
+                best = number
+        key = re.match(r"\s*([\w.\"-]+)\s*=", line)
+        here = [k for k in table.split(".") if k] if not header else []
+        if key and keys and here + key[1].replace('"', "").split(".") == keys[: len(here) + 1]:
+            return number
+    return best
+
+
+def _toml_error(error: tomllib.TOMLDecodeError, path: Path, text: str) -> UserError:
+    found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+    line = int(found[1]) if found else len(text.splitlines())
+    what = re.sub(r"\s*\(at [^)]*\)", "", str(error))
+    lines = text.splitlines()
+    shown = f": {lines[line - 1].strip()!r}" if 0 < line <= len(lines) else ""
+    return UserError(
+        f"not TOML: {what}{shown}",
+        where=f"{path}:{line}",
+        hint=f"mend the line, then: persd run {path}",
+    )
+
+
+def _override(plain: dict[str, Any], override: str) -> None:
+    name, eq, value = override.partition("=")
+    keys = [k.strip() for k in name.split(".")]
+    if not eq or not all(keys):
+        raise UserError(f"--set {override!r} is not a.b=value", where="command line")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    place: Any = plain
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+        if isinstance(place, list) and place:
+            place = place[0]
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override!r}: {key} is not a table", where="command line")
+    place[keys[-1]] = parsed
+
+
+# -- what may change when a run goes on -----------------------------------------------------
+
+#: The stage a key first influences. Keys not named here belong to their table's stage.
+STAGES = ("tasks", "student", "teacher", "train", "evaluate", "free")
+_FREE = ("budget_usd", "max_in_flight", "price", "api_key_env")
+_STAGE_OF_KEY = {
+    "run.dir": "free",
+    "run.rounds": "free",
+    "run.seed": "student",
+    "run.variants": "train",
+    "run.promote": "train",
+    "run.examples": "train",
+    "run.start": "train",
+    "tasks.path": "free",  # the tasks' contents are compared, not where they lie
+    "verify.workers": "free",
+    "verify.timeout": "student",
+    "verify.memory_mb": "student",
+}
+
+
+def stage_of(key: str) -> str:
+    """The stage a dotted key first influences, one of ``STAGES``."""
+    if key in _STAGE_OF_KEY:
+        return _STAGE_OF_KEY[key]
+    table, name = key.split(".")[0], key.split(".")[-1]
+    if any(part in _FREE for part in key.split(".")):
+        return "free"
+    if name == "direct" and table == "teacher":
+        return "student"  # direct answers decide which tasks are attempted at all
+    return table
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Every key of a config with its value, dotted: ``teacher.0.model``."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for k, v in value.items():
+                yield from walk(f"{prefix}.{k}" if prefix else k, v)
+        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+            for i, v in enumerate(value):
+                yield from walk(f"{prefix}.{i}", v)
+        else:
+            yield prefix, value
+
+    return dict(walk("", config.model_dump(mode="json")))
+
+
+def changed_keys(old: str, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys whose value differs from a stored config (``to_json``): {key: (old, new)}.
+
+    A key one of the two does not know takes the default there, so that a newer version's
+    new keys are no change.
+    """
+    before = flatten(Config.model_validate(json.loads(old)))
+    after = flatten(new)
+    keys = [*after, *(k for k in before if k not in after)]
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def to_json(config: Config) -> str:
+    """The config as stored in a ledger."""
+    return json.dumps(config.model_dump(mode="json"), sort_keys=True)

@@ -1,0 +1,231 @@
+"""Did the student get better? Samples on held-out tasks, judged, scored with intervals.
+
+PERsD, section 4.2: pass@k of n samples a task at top-p 0.95. In multi-step inference (section
+3.3) step 1 writes from the task; a later step asks the same model to refine, with the very
+prompt it was trained on, those samples whose *seen* tests fail. The score is on the hidden
+tests at every step, and no step's feedback ever comes from them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from persd import tasks as task_sources
+from persd.calls import Asker
+from persd.config import EvaluateTable
+from persd.direct import solution_of
+from persd.domains.code import feedback, refine_prompt, task_prompt
+from persd.errors import WorkFailed
+from persd.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
+from persd.records import (
+    Checkpoint,
+    Evaluation,
+    Message,
+    Request,
+    Solution,
+    Task,
+    Verdict,
+    content_id,
+    derive_seed,
+)
+from persd.run import Run
+from persd.tasks.check import sound_seen
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of one task at one step, with the verdict of the hidden tests."""
+
+    task: Task
+    solution: Solution
+    verdict: Verdict
+
+
+def evaluate_benchmarks(
+    run: Run, name: str, round: int, student: str, checkpoint: Checkpoint | None
+) -> list[Evaluation]:
+    """Score a model on every benchmark of the config; scores already stored are given back."""
+    return [
+        evaluation
+        for benchmark in run.config.evaluate.benchmarks
+        for evaluation in _evaluate(run, name, round, student, benchmark, checkpoint)
+    ]
+
+
+def _evaluate(
+    run: Run, name: str, round: int, student: str, benchmark: str, checkpoint: Checkpoint | None
+) -> list[Evaluation]:
+    tasks = held_out(run, benchmark)
+    asker = run.student(student)
+    table = run.config.evaluate
+    ids = [
+        content_id(
+            dict(asker.model.identity),
+            benchmark,
+            [content_id(t) for t in tasks],
+            table.model_dump(exclude={"benchmarks", "data", "limit"}),
+            run.config.run.seed,
+            step,
+        )
+        for step in range(1, table.steps + 1)
+    ]
+    stored = {e.evaluation_id: e for e in run.ledger.evaluations()}
+    if all(i in stored for i in ids):
+        return [stored[i] for i in ids]
+    run.progress.stage(f"evaluate {name} on {benchmark}", len(tasks) * table.samples * table.steps)
+    started = time.monotonic()
+    found: list[Evaluation] = []
+    samples = list(first_step(run, asker, benchmark, tasks))
+    for step, evaluation_id in enumerate(ids, 1):
+        if step > 1:
+            samples = list(next_step(run, asker, benchmark, samples, step))
+        evaluation = replace(
+            score(samples, tasks, table),
+            evaluation_id=evaluation_id,
+            model=name,
+            round=round,
+            benchmark=benchmark,
+            step=step,
+            seconds=time.monotonic() - started,
+            checkpoint_id=checkpoint.checkpoint_id if checkpoint else None,
+        )
+        run.ledger.add_evaluation(evaluation)
+        found.append(evaluation)
+    run.progress.close()
+    return found
+
+
+def held_out(run: Run, benchmark: str) -> list[Task]:
+    """The tasks of a benchmark: read once, then the run's own, so that all models meet the same."""
+    stored = run.ledger.tasks(benchmark)
+    if stored:
+        return stored
+    table = run.config.evaluate
+    source = benchmark if benchmark in ("humaneval", "mbpp", "lab") else "jsonl"
+    path = table.data.get(benchmark) or (benchmark if source == "jsonl" else None)
+    loaded = task_sources.load(
+        source, path=path, limit=table.limit, split="test", seed=run.config.run.seed
+    )
+    tasks = [t for t in loaded if t.tested]
+    if table.steps > 1:
+        # a seen test that the reference fails is not a test: its feedback would mislead
+        tasks = list(sound_seen(run.box, tasks))
+    run.ledger.add_tasks(tasks, benchmark)
+    return tasks
+
+
+def first_step(run: Run, asker: Asker, benchmark: str, tasks: list[Task]) -> Iterator[Sample]:
+    """``samples`` samples of every task, written from the task alone."""
+    table = run.config.evaluate
+    requests = (
+        Request(
+            purpose="attempt",
+            messages=(Message("user", task_prompt(task)),),
+            task=task,
+            seed=derive_seed(run.config.run.seed, benchmark, task.task_id, sample),
+            temperature=table.temperature,
+            top_p=table.top_p,
+            max_tokens=table.max_tokens,
+            benchmark=benchmark,
+            round=0,
+            sample=sample,
+        )
+        for task in tasks
+        for sample in range(table.samples)
+    )
+    return _judged(run, _answered(asker, requests))
+
+
+def next_step(
+    run: Run, asker: Asker, benchmark: str, samples: list[Sample], step: int
+) -> Iterator[Sample]:
+    """Samples whose seen tests fail are refined; the others (or without seen tests) stay."""
+    with_seen = [s for s in samples if s.task.seen_tests]
+    kept = [s for s in samples if not s.task.seen_tests]
+    failing: list[tuple[Sample, Verdict]] = []
+    judged = run.judge(((s, s.task, s.solution) for s in with_seen), tests="seen")
+    for sample, seen in judged:
+        if seen.status in ("passed", "not_run"):
+            kept.append(sample)
+        else:
+            failing.append((sample, seen))
+    run.progress.step(len(kept))
+    yield from kept
+    table = run.config.evaluate
+    requests = (
+        Request(
+            purpose="attempt",
+            messages=(Message("user", _refine_text(sample, seen)),),
+            task=sample.task,
+            seed=derive_seed(
+                run.config.run.seed, benchmark, sample.task.task_id, sample.solution.sample, step
+            ),
+            temperature=table.temperature,
+            top_p=table.top_p,
+            max_tokens=table.max_tokens,
+            parent=sample.solution,
+            benchmark=benchmark,
+            round=0,
+            step=step,
+            sample=sample.solution.sample,
+        )
+        for sample, seen in failing
+    )
+    yield from _judged(run, _answered(asker, requests))
+
+
+def _refine_text(sample: Sample, seen: Verdict) -> str:
+    code = sample.solution.code
+    return refine_prompt(sample.task, sample.task.header if code is None else code, feedback(seen))
+
+
+def _answered(asker: Asker, requests: Iterable[Request]) -> Iterator[tuple[Task, Solution]]:
+    for answer in asker.complete(requests):
+        if answer.missing:
+            raise WorkFailed(
+                f"the evaluation stopped, {answer.missing.replace('_', ' ')}: {answer.detail}; "
+                "run it again to go on"
+            )
+        yield answer.request.task, solution_of(answer, asker.model.name)
+
+
+def _judged(run: Run, solutions: Iterable[tuple[Task, Solution]]) -> Iterator[Sample]:
+    for (task, solution), verdict in run.judge(((t, s), t, s) for t, s in solutions):
+        run.progress.step(1, passed=int(verdict.passed))
+        yield Sample(task, solution, verdict)
+
+
+def score(samples: Iterable[Sample], tasks: list[Task], table: EvaluateTable) -> Evaluation:
+    """pass@k with intervals; a sample that was not run is left out and counted, never wrong."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    statuses: Counter[str] = Counter()
+    for sample in samples:
+        statuses[sample.verdict.status] += 1
+        if sample.solution.finish == "length":
+            statuses["cut"] += 1
+        if sample.verdict.status != "not_run":
+            counts[sample.task.task_id][0] += 1
+            counts[sample.task.task_id][1] += int(sample.verdict.passed)
+    rows = [(n, c) for n, c in counts.values() if n >= max(table.k)]
+    if not rows:
+        raise WorkFailed(
+            f"no task has {max(table.k)} judged samples; the judge could not run "
+            f"{statuses['not_run']}: persd doctor"
+        )
+    return Evaluation(
+        evaluation_id="",
+        model="",
+        round=0,
+        benchmark="",
+        step=1,
+        tasks=len(rows),
+        samples=table.samples,
+        pass_at_k={str(k): mean_pass_at_k(rows, k) for k in table.k},
+        interval={
+            str(k): bootstrap_interval([pass_at_k(n, c, k) for n, c in rows]) for k in table.k
+        },
+        statuses=dict(sorted(statuses.items())),
+    )

@@ -1,0 +1,299 @@
+"""A run while it is open: its config, its ledger, who answers, and the judge."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeVar
+
+from persd import tasks as task_sources
+from persd.calls import Asker
+from persd.config import Config, Endpoint, changed_keys, stage_of, to_json
+from persd.errors import UserError
+from persd.ledger import Ledger
+from persd.models import Role, is_served, open_model
+from persd.money import FREE, Budget, Price, price_of
+from persd.progress import Progress
+from persd.records import OPEN_STATES, Solution, State, Task, TaskState, Verdict, content_id
+from persd.sandbox import Limits, Sandbox
+from persd.verify import Job, verify
+
+T = TypeVar("T")
+
+#: Reason of the verdict on a reply without code.
+NO_CODE = "no code in the reply"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One task on its way through a round, with what it has gathered."""
+
+    task: Task
+    direct: Solution | None = None
+    attempt: Solution | None = None
+    verdict: Verdict | None = None
+    """The judge's verdict on the attempt."""
+    refinement: Solution | None = None
+    tries: tuple[tuple[Solution, Verdict], ...] = ()
+    """Repairs that failed, each with its verdict."""
+
+
+class Run:
+    """Context manager over one run. One process at a time; closing commits and frees it.
+
+    Raises UserError where the run's stored config or tasks contradict the given ones.
+    """
+
+    def __init__(self, config: Config, progress: Progress | None = None) -> None:
+        self.config = config
+        self.progress = progress or Progress()
+        self.dir = Path(config.run.dir)
+        self._stack = ExitStack()
+        self._askers: dict[tuple[str, str], Asker] = {}
+        self._budgets: dict[str, Budget] = {}
+        self._box: Sandbox | None = None
+        self.ledger = self._stack.enter_context(Ledger(self.dir))
+        try:
+            self._agree()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- what is stored must follow from this config ------------------------------------
+
+    def _agree(self) -> None:
+        old = self.ledger.meta("config")
+        if old is not None:
+            reached = self._stages_reached()
+            clash = {
+                key: values
+                for key, values in changed_keys(old, self.config).items()
+                if stage_of(key) in reached
+            }
+            if clash:
+                told = "; ".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in sorted(clash.items()))
+                raise UserError(
+                    f"the run was made with another config, and what it holds would not follow "
+                    f"from this one ({told})",
+                    where=str(self.dir),
+                    hint="put the keys back, or give run.dir another folder",
+                )
+        if old != to_json(self.config):
+            self.ledger.set_meta("config", to_json(self.config))
+
+    def _stages_reached(self) -> set[str]:
+        count = "SELECT COUNT(*) AS n FROM"
+        rounds = self.ledger.rounds()
+
+        def some(rest: str) -> bool:
+            return bool(self.ledger.query(f"{count} {rest}")[0]["n"])
+
+        reached = {"tasks"} if some("tasks WHERE benchmark = ''") else set()
+        if some("solutions WHERE benchmark = ''"):
+            reached.add("student")
+        if some("calls WHERE role = 'teacher'"):
+            reached.add("teacher")
+        if rounds and max(rounds) > 1:
+            reached |= {"train"}  # later rounds' attempts came from what was trained
+        return reached
+
+    def store_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """Store the pool the first time; later, refuse tasks that are not the stored ones."""
+        stored = self.ledger.tasks()
+        if not stored:
+            if not tasks:
+                raise UserError("there is no task to work on", where=self.config.tasks.source)
+            self.ledger.add_tasks(tasks)
+            return list(tasks)
+        kept, given = (
+            {t.task_id: content_id(replace(t, source="")) for t in ts} for ts in (stored, tasks)
+        )
+        if kept != given:
+            differ = sorted(i for i in kept.keys() | given.keys() if kept.get(i) != given.get(i))
+            raise UserError(
+                f"the tasks are not those the run began with ({len(differ)} differ, "
+                f"first: {differ[0]})",
+                where=str(self.dir),
+                hint="bring the tasks back, or give run.dir another folder",
+            )
+        return stored
+
+    # -- who answers ----------------------------------------------------------------------
+
+    def student(self, model: str) -> Asker:
+        """The student, or a checkpoint of it."""
+        return self._asker("student", replace_model(self.config.student, model))
+
+    def teacher(self, index: int = 0) -> Asker:
+        """The teacher at a place of the cascade."""
+        return self._asker("teacher", self.config.teacher[index])
+
+    def _asker(self, role: Role, spec: Endpoint) -> Asker:
+        found = self._askers.get((role, spec.model))
+        if found is None:
+            if role == "student":
+                self._drop_students()
+            model = open_model(spec, role, box=lambda: self.box, tasks=self.ledger.tasks)
+            price = price_for(spec, role)
+            if spec.budget_usd is not None and price is None:
+                raise UserError(
+                    f"the price of {spec.model} is not known, so budget_usd cannot be kept",
+                    hint=f"give {role}.price = {{ input = ..., output = ... }} "
+                    "in USD per million tokens",
+                )
+            found = Asker(model, role, self.ledger, price, self._budget(role, spec))
+            self._askers[role, spec.model] = found
+        return found
+
+    def _budget(self, role: str, spec: Endpoint) -> Budget:
+        key = f"{role}:{spec.model}"
+        if key not in self._budgets:
+            rows = self.ledger.query(
+                "SELECT COALESCE(SUM(usd), 0) AS usd FROM calls WHERE role = ? AND model = ?",
+                (role, spec.model),
+            )
+            self._budgets[key] = Budget(spec.budget_usd, float(rows[0]["usd"]))
+        return self._budgets[key]
+
+    def _drop_students(self) -> None:
+        # one student in memory at a time
+        for key in [k for k in self._askers if k[0] == "student"]:
+            self._askers.pop(key).model.close()
+
+    # -- the judge ------------------------------------------------------------------------
+
+    @property
+    def box(self) -> Sandbox:
+        """The sandbox of this run, started when first asked for."""
+        if self._box is None:
+            table = self.config.verify
+            self._box = self._stack.enter_context(Sandbox(workers=table.workers or 2))
+        return self._box
+
+    @property
+    def limits(self) -> Limits | None:
+        """The config's limits on a program, or None: the judge's own."""
+        table = self.config.verify
+        if table.timeout is None and table.memory_mb is None:
+            return None
+        usual = Limits()
+        return replace(
+            usual,
+            cpu_seconds=table.timeout or usual.cpu_seconds,
+            memory_mb=table.memory_mb or usual.memory_mb,
+        )
+
+    def judge(
+        self,
+        items: Iterable[tuple[T, Task, Solution]],
+        tests: Literal["hidden", "seen"] = "hidden",
+    ) -> Iterator[tuple[T, Verdict]]:
+        """Store and judge solutions, in order, streaming; a stored verdict is not made again."""
+        queue: deque[tuple[T, Verdict | None]] = deque()
+
+        def jobs() -> Iterator[Job]:
+            for item, task, solution in items:
+                self.ledger.add_solution(solution)
+                verdict = self._known(solution, tests)
+                queue.append((item, verdict))
+                if verdict is None:
+                    code = solution.code or ""
+                    yield Job(solution.solution_id, task, code, tests, self.limits)
+
+        for verdict in verify(self.box, jobs()):
+            while queue[0][1] is not None:
+                yield queue.popleft()  # type: ignore[misc]
+            self.ledger.add_verdict(verdict)
+            yield queue.popleft()[0], verdict
+        while queue:
+            yield queue.popleft()  # type: ignore[misc]
+
+    def _known(self, solution: Solution, tests: Literal["hidden", "seen"]) -> Verdict | None:
+        stored = self.ledger.verdict(solution.solution_id, tests)
+        if stored is None and solution.code is None:
+            stored = Verdict(solution.solution_id, "syntax", tests, NO_CODE)
+            self.ledger.add_verdict(stored)
+        return stored
+
+    # -- rounds and states ----------------------------------------------------------------
+
+    def begin_round(self, round: int) -> list[Task]:
+        """The tasks that have no final state in this round yet."""
+        states = self.ledger.states(round)
+        tasks = self.ledger.tasks()
+        todo = [
+            t for t in tasks if t.task_id not in states or states[t.task_id].state in OPEN_STATES
+        ]
+        self.progress.stage(f"round {round}", len(todo))
+        return todo
+
+    def end(self, case: Case, round: int, state: State, detail: str = "") -> None:
+        """A task's end in a round."""
+        self.ledger.set_state(
+            TaskState(
+                task_id=case.task.task_id,
+                round=round,
+                state=state,
+                detail=detail,
+                attempt_id=case.attempt.solution_id if case.attempt else None,
+                refinement_id=case.refinement.solution_id if case.refinement else None,
+                direct_id=case.direct.solution_id if case.direct else None,
+            )
+        )
+        caps = [t.budget_usd for t in self.config.teacher if t.budget_usd is not None]
+        self.progress.money(
+            sum(a.budget.spent_usd for a in self._askers.values()), sum(caps) if caps else None
+        )
+        self.progress.step(1, **{state: 1})
+
+    def close(self) -> None:
+        """Close models, sandbox and ledger. Safe to call twice."""
+        for asker in self._askers.values():
+            asker.model.close()
+        self._askers.clear()
+        self._stack.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load_pool(run: Run) -> list[Task]:
+    """The run's tasks: read from their source and held against what the run began with.
+
+    A source on the Hub is not fetched again once its tasks are stored.
+    """
+    table = run.config.tasks
+    if table.path is None and table.source in ("humaneval", "mbpp") and run.ledger.tasks():
+        return run.ledger.tasks()
+    loaded = task_sources.load(
+        table.source,
+        path=table.path,
+        limit=table.limit,
+        split="train",
+        seed=run.config.run.seed,
+    )
+    return run.store_tasks(list(loaded))
+
+
+def replace_model(spec: Endpoint, model: str) -> Endpoint:
+    """The same settings for another model: a checkpoint of the student."""
+    return spec if spec.model == model else spec.model_copy(update={"model": model})
+
+
+def price_for(spec: Endpoint, role: Role) -> Price | None:
+    """What a model costs: the user's price, the list's (None: unknown), nothing if it runs here."""
+    if spec.price is not None:
+        return Price(spec.price.input, spec.price.output, spec.price.cached)
+    return price_of(spec.model, spec.base_url) if is_served(spec, role) else FREE
