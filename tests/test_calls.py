@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import make_task
 
+from conftest import make_task
 from persd.calls import Asker, call_id
 from persd.ledger import Ledger
 from persd.models import ModelUnavailable
@@ -52,9 +52,7 @@ def test_asked_once_then_answered_from_the_ledger(ledger: Ledger) -> None:
     asker = Asker(model, "student", ledger)
     first = list(asker.complete(make_request(i) for i in range(5)))
     again = list(asker.complete(make_request(i) for i in range(5)))
-    assert [a.completion.text for a in first if a.completion] == [
-        f"QUESTION {i}" for i in range(5)
-    ]
+    assert [a.completion.text for a in first if a.completion] == [f"QUESTION {i}" for i in range(5)]
     assert [a.completion for a in again] == [a.completion for a in first]
     assert len(model.asked) == 5
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import make_task
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.records import (

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import stamina
-from test_calls import make_request
 
 from persd.errors import UserError
 from persd.models import ModelUnavailable
 from persd.models.openai_chat import OpenAIModel
 from persd.records import Usage
+from test_calls import make_request
 
 Reply = tuple[int, dict[str, Any]]
 
@@ -105,7 +105,9 @@ def test_plain_completions(endpoint: Endpoint) -> None:
         "object": "text_completion",
         "created": 1,
         "model": "base",
-        "choices": [{"index": 0, "finish_reason": "length", "text": "    return", "logprobs": None}],
+        "choices": [
+            {"index": 0, "finish_reason": "length", "text": "    return", "logprobs": None}
+        ],
         "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
     }
     endpoint.reply = lambda path, body: (200, reply)
@@ -157,7 +159,8 @@ def test_one_prompt_that_is_refused_costs_only_itself(endpoint: Endpoint) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(400, "context"), (401, "check the key in OPENAI_API_KEY"), (404, "base_url")]
+    ("status", "says"),
+    [(400, "context"), (401, "check the key in OPENAI_API_KEY"), (404, "base_url")],
 )
 def test_what_only_the_user_can_mend(endpoint: Endpoint, status: int, says: str) -> None:
     endpoint.reply = lambda path, body: (status, failure("wrong context"))

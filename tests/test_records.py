@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from conftest import make_task
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import make_task
 from persd.records import (
     Completion,
     Solution,

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from test_calls import make_request
 
 from persd.errors import UserError
 from persd.models.scripted import from_file
+from test_calls import make_request
 
 
 def test_a_file_of_answers(tmp_path: Path) -> None:
