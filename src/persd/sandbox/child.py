@@ -1,0 +1,271 @@
+"""What happens in the process of one program: define, call, send a frame a test.
+
+Runs in a fork of the fork server, and never returns from ``run``. It knows the program and
+the calls, never an expected value. Everything here is at the program's mercy: the judge
+believes nothing of it but the values themselves, which it compares on its own side.
+
+A frame is one line of JSON: ``{"i": index, "v": value}`` or ``{"i": index, "e": raised}``,
+with ``"o"`` the tail of what was printed, ``"s"`` the value's ``str``, ``"t"`` CPU ms.
+Index -2 is the setup (sent where there is one), -1 the program's own top level. The process
+ends with the last of them: threads, finalisers and exit handlers are not waited for.
+"""
+
+# ruff: noqa: S102, S307 -- this is the place where untrusted code runs
+from __future__ import annotations
+
+import errno
+import gc
+import io
+import mmap
+import random
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from persd.sandbox import channel, codec
+
+FILENAME = "<program>"
+MODULE = "solution"
+_MESSAGE = 500
+_DEPTH = 1000
+
+_cpu = time.thread_time  # exact, where the process clock under a CPU limit moves by ticks
+_set_depth = sys.setrecursionlimit
+
+
+class Tail(io.BufferedIOBase):
+    """The bytes side of ``Out``: ``sys.stdout.buffer``."""
+
+    def __init__(self, out: Out) -> None:
+        self.out = out
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.out.keep(bytes(data[-self.out.limit :]), len(data))
+        return len(data)
+
+
+class Out(io.TextIOBase):
+    """Stands in for ``sys.stdout``: keeps the last ``limit`` bytes, notes if more was written."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.kept, self.cut = limit, bytearray(), False
+        self.buffer = Tail(self)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1
+
+    def write(self, text: str) -> int:
+        end = text[-self.limit :] if len(text) > self.limit else text
+        self.keep(end.encode("utf-8", "backslashreplace"), len(text))
+        return len(text)
+
+    def reconfigure(self, **_: Any) -> None:
+        """As it is, whatever a program asks for."""
+
+    def keep(self, data: bytes, size: int) -> None:
+        self.kept += data
+        self.cut = self.cut or size > self.limit
+        if len(self.kept) > 4 * self.limit:
+            del self.kept[: -self.limit]
+            self.cut = True
+
+    def take(self) -> tuple[str, bool]:
+        """What was kept since the last time, and whether it is only the end of it."""
+        cut = self.cut or len(self.kept) > self.limit
+        text = self.kept[-self.limit :].decode("utf-8", "backslashreplace")
+        self.kept, self.cut = bytearray(), False
+        return text, cut
+
+
+class Frames:
+    """Writes what the program did, a frame a test."""
+
+    def __init__(self, writer: channel.Writer, request: Mapping[str, Any]) -> None:
+        limits = request["limits"]
+        self.writer, self.limit = writer, int(limits["value_bytes"])
+        self.texts, self.walled = request["texts"], request["walled"]
+        self.out = Out(int(limits["output_bytes"]))
+        self.ballast = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE)  # freed to report a MemoryError
+        self.started = _cpu()
+
+    def start(self) -> None:
+        self.out.take()
+        self.started = _cpu()
+
+    def value(self, index: int, value: Any) -> None:
+        frame: dict[str, Any] = {"i": index}
+        body = codec.dumps(value)
+        if len(body) > self.limit:
+            kind = codec.type_name(type(value))
+            body = codec.compact({"other": f"{kind} of {len(body)} bytes, too large"})
+        if self.texts:
+            frame["s"] = str(value)[: self.out.limit]
+        self.send(frame, body)
+
+    def raised(self, index: int, error: BaseException, **more: Any) -> None:
+        self.ballast.close()
+        _set_depth(_DEPTH)
+        self.send({"i": index, "e": describe(error, self.walled), **more})
+
+    def send(self, frame: dict[str, Any], body: str = "") -> None:
+        frame["t"] = round((_cpu() - self.started) * 1000, 3)
+        text, cut = self.out.take()
+        if text:
+            frame["o"] = text
+        if cut:
+            frame["c"] = True
+        head = codec.compact(frame)
+        line = f'{head[:-1]},"v":{body}}}\n' if body else f"{head}\n"
+        self.writer.put(line.encode("ascii"))
+
+
+def run(request: Mapping[str, Any], frames: Frames, code: types.CodeType | None) -> Any:
+    """Define the program and make the calls; errors of every kind become frames.
+
+    Returns the entry point where all of it worked, else None.
+    """
+    capture(frames.out)
+    random.seed(0)
+    scope = new_scope()
+    fine = _define(request, scope, frames, code)
+    for index, call in enumerate(request["calls"] if fine else ()):
+        fine = _call(index, call, scope, frames) and fine
+        if not fine and request["stop"]:
+            break
+    return scope.get(request["entry"]) if fine else None
+
+
+def new_scope() -> dict[str, Any]:
+    module = types.ModuleType(MODULE)
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules[MODULE] = module
+    return module.__dict__
+
+
+def capture(out: Out) -> None:
+    """From here on what is printed goes to ``out``; what goes to descriptors 1 and 2 is lost."""
+    sys.stdout = out
+    sys.argv = [""]
+    gc.enable()
+
+
+def _define(
+    request: Mapping[str, Any], scope: dict[str, Any], frames: Frames, code: types.CodeType | None
+) -> bool:
+    if request["setup"] and not _setup(request["setup"], scope, frames):
+        return False
+    frames.start()
+    if code is None:
+        try:
+            code = compile_program(request["source"])
+        except BaseException as error:
+            frames.raised(-1, error, k="syntax")
+            return False
+    try:
+        exec(code, scope)
+    except BaseException as error:
+        frames.raised(-1, error, k="load")
+        return False
+    entry = request["entry"]
+    if entry and not callable(scope.get(entry)):
+        frames.raised(-1, NameError(f"name {entry!r} is not defined"), k="missing")
+        return False
+    frames.send({"i": -1})
+    return True
+
+
+def compile_program(source: str) -> types.CodeType:
+    """The program's code object. Raises SyntaxError and what else compile() raises."""
+    source.encode("utf-8")
+    return compile(source.removeprefix("\ufeff"), FILENAME, "exec", dont_inherit=True)
+
+
+def _setup(source: str, scope: dict[str, Any], frames: Frames) -> bool:
+    try:
+        exec(compile(source, "<setup>", "exec", dont_inherit=True), scope)
+    except BaseException as error:
+        frames.raised(-2, error)
+        return False
+    frames.send({"i": -2})
+    return True
+
+
+def _call(index: int, call: str, scope: dict[str, Any], frames: Frames) -> bool:
+    """One test: compiled afresh, so that its arguments are fresh too."""
+    frames.start()
+    try:
+        evaluate = _compile_call(call)
+    except BaseException as error:
+        frames.raised(index, error, k="call")
+        return False
+    try:
+        frames.value(index, evaluate(scope))
+        return True
+    except BaseException as error:
+        frames.raised(index, error)
+        return False
+
+
+def _compile_call(call: str) -> Callable[[dict[str, Any]], Any]:
+    """An expression; or statements of which the last is one (objects built before the call)."""
+    try:
+        code = compile(call.strip(), "<call>", "eval", dont_inherit=True)
+        return lambda scope: eval(code, scope)
+    except SyntaxError:
+        import ast  # rarely needed: not worth its memory in every fork
+
+        tree = ast.parse(call.strip())
+        if len(tree.body) < 2 or not isinstance(tree.body[-1], ast.Expr):
+            raise
+    last = compile(ast.Expression(tree.body.pop().value), "<call>", "eval", dont_inherit=True)  # type: ignore[attr-defined]
+    first = compile(tree, "<call>", "exec", dont_inherit=True)
+
+    def evaluate(scope: dict[str, Any]) -> Any:
+        exec(first, scope)
+        return eval(last, scope)
+
+    return evaluate
+
+
+def describe(error: BaseException, walled: bool) -> list[Any]:
+    """[type name, message, line of the program or None, errno or None], nothing made safe."""
+    try:
+        bare = isinstance(error, SyntaxError) and error.filename == FILENAME
+        message = str(error.msg if bare else error)[:_MESSAGE]  # type: ignore[attr-defined]
+    except BaseException:
+        message = ""
+    name = codec.type_name(type(error)).removeprefix("__main__.")
+    return [name, message, _line(error), _errno(error, walled)]
+
+
+def _errno(error: BaseException, walled: bool) -> int | None:
+    """The error's number; EPERM for a file that only this sandbox does not have."""
+    if not isinstance(error, OSError) or type(error.errno) is not int:
+        return None
+    elsewhere = isinstance(error.filename, str) and error.filename.startswith("/")
+    missing = walled and elsewhere and error.errno == errno.ENOENT
+    return errno.EPERM if missing else error.errno
+
+
+def _line(error: BaseException) -> int | None:
+    if isinstance(error, SyntaxError) and error.filename == FILENAME:
+        return error.lineno if type(error.lineno) is int else None
+    line, trace = None, error.__traceback__
+    for _ in range(100 * _DEPTH):
+        if trace is None:
+            break
+        if trace.tb_frame.f_code.co_filename == FILENAME:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
