@@ -17,6 +17,7 @@ import torch
 
 import tiny
 from persd.errors import UserError
+from persd.models.checkpoint import use_threads
 from persd.models.local import LocalModel
 from persd.models.sampling import choose
 from persd.records import Message, Request
@@ -358,6 +359,23 @@ def test_a_tokenizer_without_end_token_is_refused(folder: Path, tmp_path: Path) 
 def test_an_unknown_device_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="device"):
         LocalModel(str(folder), device="no-such-device").load()
+
+
+def test_a_small_model_takes_one_thread_unless_told(
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = local.load().model
+    before = torch.get_num_threads()
+    try:
+        assert use_threads(model) == torch.get_num_threads() == 1
+        assert use_threads(model, 2) == torch.get_num_threads() == 2
+        monkeypatch.setenv("PERSD_THREADS", "3")
+        assert use_threads(model) == torch.get_num_threads() == 3
+        monkeypatch.setenv("PERSD_THREADS", "many")
+        with pytest.raises(UserError, match="PERSD_THREADS"):
+            use_threads(model)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_close_can_be_called_twice_and_the_model_comes_back(folder: Path) -> None:

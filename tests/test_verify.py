@@ -506,3 +506,10 @@ def test_mbpp_references_pass(box: Sandbox, data: Path) -> None:
     verdicts = list(verify(box, mbpp(data)))
     assert [(v.solution_id, v.reason) for v in verdicts if not v.passed] == []
     assert len(verdicts) == 974
+
+
+def test_a_program_that_fills_its_memory_is_stopped_there(box: Sandbox) -> None:
+    code = "def f(x):\n    a = [x]\n    for y in a:\n        a.append(y)\n"
+    verdict = judge(box, code, limits=Limits(memory_mb=96))
+    assert verdict.status == "memory"
+    assert [(r.call, r.error_type) for r in verdict.results] == [("f(1)", "MemoryError")]

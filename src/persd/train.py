@@ -29,6 +29,7 @@ from persd.models.checkpoint import (
     need_extra,
     quiet,
     stored_dtype,
+    use_threads,
 )
 from persd.records import Example, Message, content_id
 from persd.tokens import Api, LossyText, check_prompt, completion_ids, prompt_ids
@@ -134,12 +135,10 @@ def train(
         losses, tokens = _fit(model, tokenizer, rows, folder, settings, on_progress)
         metrics = {
             **_loss_metrics(losses),
+            **_row_metrics(rows, left_out),
             "epochs": float(settings.epochs),
-            "seconds": time.perf_counter() - started,
             "tokens": float(tokens),
-            "examples": float(len(rows)),
-            "over_long": float(sum(r.reason == "over_long" for r in left_out)),
-            "lossy": float(sum(r.reason == "lossy" for r in left_out)),
+            "seconds": time.perf_counter() - started,
         }
         _save(model.to(stored_dtype(source)), tokenizer, folder)
         _check_saved_tokens(folder, examples, rows, api)
@@ -238,6 +237,7 @@ def _open(source: Source, settings: TrainSettings) -> tuple[Any, int | None]:
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     model = load_model(source, dtype)
     model.train()
+    use_threads(model)
     return model, context_length(model.config)
 
 
@@ -276,6 +276,15 @@ def _loss_metrics(losses: Sequence[float]) -> dict[str, float]:
         "steps": float(len(losses)),
         "first_loss": sum(first) / tenth,
         "last_loss": sum(last) / tenth,
+    }
+
+
+def _row_metrics(rows: Sequence[TokenRow], left_out: Sequence[LeftOut]) -> dict[str, float]:
+    reasons = [r.reason for r in left_out]
+    return {
+        "examples": float(len(rows)),
+        "over_long": float(reasons.count("over_long")),
+        "lossy": float(reasons.count("lossy")),
     }
 
 

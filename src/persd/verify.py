@@ -210,7 +210,7 @@ def _tests(
             return _Finding("not_run", f"test {index + 1}: {found.reason}")
         results.extend(found.results)
         first = first or (found if found.status != "passed" else None)
-        if first and job.stop_at_first_failure:
+        if first and (job.stop_at_first_failure or found.status == "memory"):
             break
     if first is None:
         return _Finding("passed", "", tuple(results))

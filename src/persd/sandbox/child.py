@@ -98,6 +98,8 @@ class Frames:
         self.out = Out(int(limits["output_bytes"]))
         self.ballast = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE)  # freed to report a MemoryError
         self.started = _cpu()
+        self.spent = False
+        """Memory ran out: every further test would fill it again, a second at a time."""
 
     def start(self) -> None:
         self.out.take()
@@ -115,6 +117,7 @@ class Frames:
 
     def raised(self, index: int, error: BaseException, **more: Any) -> None:
         self.ballast.close()
+        self.spent = isinstance(error, MemoryError)
         _set_depth(_DEPTH)
         self.send({"i": index, "e": describe(error, self.walled), **more})
 
@@ -141,7 +144,7 @@ def run(request: Mapping[str, Any], frames: Frames, code: types.CodeType | None)
     fine = _define(request, scope, frames, code)
     for index, call in enumerate(request["calls"] if fine else ()):
         fine = _call(index, call, scope, frames) and fine
-        if not fine and request["stop"]:
+        if frames.spent or (not fine and request["stop"]):
             break
     return scope.get(request["entry"]) if fine else None
 
