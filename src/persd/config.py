@@ -120,6 +120,8 @@ class TrainTable(_Table):
     """Tokens of prompt and completion; a longer row is never cut."""
     over_long: Literal["refuse", "skip"] = "refuse"
     """A longer row stops the training, or is left out and counted."""
+    lossy: Literal["refuse", "skip"] = "refuse"
+    """The same for a row that the tokenizer does not give back as it was."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.05, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
