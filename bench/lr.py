@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -67,7 +68,9 @@ def main() -> None:
     with Ledger(args.run, read_only=True) as ledger, Sandbox() as box:
         config = stored_config(ledger)
         settings = train_settings(config.train, config.run.seed)
-        data = {v: build_rounds(ledger, lambda: box, v, [1])[0] for v in config.run.variants}
+        data: dict[str, list[Example]] = {
+            v: build_rounds(ledger, lambda: box, v, [1])[0] for v in config.run.variants
+        }
         base = pass_at_1(str(EMBEDDED_STUDENT), tasks, args.samples, box)
         print(f"base {100 * base:.1f}", flush=True)
         for epochs in args.epochs:
@@ -77,7 +80,7 @@ def main() -> None:
 
 
 def _row(
-    data: dict[str, list[Example]],
+    data: Mapping[str, list[Example]],
     settings: TrainSettings,
     tasks: list[Task],
     samples: int,
