@@ -120,5 +120,10 @@ def open_model(
         return RepairTeacher(box=box())
     from persd.models.local import LocalModel
 
-    folder = str(EMBEDDED_STUDENT) if spec.model == "lab" else spec.model
-    return LocalModel(folder, api=spec.api or "completions", batch=spec.batch)
+    embedded = spec.model == "lab"
+    return LocalModel(
+        str(EMBEDDED_STUDENT) if embedded else spec.model,
+        api=spec.api or "completions",
+        batch=spec.batch,
+        name="lab" if embedded else None,
+    )
