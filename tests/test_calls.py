@@ -100,8 +100,8 @@ def test_the_cap_is_not_passed_and_the_rest_is_named(ledger: Ledger) -> None:
     assert len(answers) == 20
     assert len(paid) == 5
     assert {a.missing for a in answers if not a.completion} == {"over_budget"}
-    assert ledger.spent("teacher") <= 0.055
-    raised = Asker(Counting(), "teacher", ledger, price, Budget(1.0, ledger.spent("teacher")))
+    assert ledger.spent(role="teacher") <= 0.055
+    raised = Asker(Counting(), "teacher", ledger, price, Budget(1.0, ledger.spent(role="teacher")))
     assert all(a.completion for a in raised.complete(make_request(i) for i in range(20)))
 
 

@@ -107,8 +107,8 @@ def test_not_run_is_no_verdict(ledger: Ledger) -> None:
 
 def test_money_adds_up_and_unknown_is_not_hidden_as_zero(ledger: Ledger) -> None:
     ledger.add_calls([make_call("a", usd=0.5), make_call("b", usd=None)])
-    assert ledger.spent("teacher") == 0.5
-    assert ledger.spent("student") == 0.0
+    assert ledger.spent(role="teacher") == 0.5
+    assert ledger.spent(role="student") == 0.0
     assert ledger.call("b").completion.usd is None  # type: ignore[union-attr]
 
 

@@ -59,7 +59,7 @@ def test_a_cap_is_never_passed(costs: list[float], cap: float) -> None:
     for cost in costs:
         with budget.reserve(cost) as granted:
             if granted:
-                budget.settle(cost)
+                granted.settle(cost)
     assert budget.spent_usd <= cap + 1e-9
 
 
@@ -71,7 +71,7 @@ def test_a_cap_holds_over_threads() -> None:
         gate.wait()
         with budget.reserve(0.1) as granted:
             if granted:
-                budget.settle(0.1)
+                granted.settle(0.1)
 
     threads = [threading.Thread(target=spend) for _ in range(20)]
     for t in threads:
@@ -84,3 +84,34 @@ def test_a_cap_holds_over_threads() -> None:
 def test_no_cap_grants_everything() -> None:
     with Budget(None).reserve(1e9) as granted:
         assert granted
+
+
+def test_a_call_waits_for_room_that_others_may_leave() -> None:
+    budget = Budget(1.0)
+    begun, done = threading.Event(), threading.Event()
+    granted: list[bool] = []
+
+    def second() -> None:
+        begun.set()
+        with budget.reserve(0.6) as held:
+            granted.append(held is not None)
+        done.set()
+
+    with budget.reserve(0.9) as held:
+        assert held is not None
+        thread = threading.Thread(target=second)
+        thread.start()
+        begun.wait()
+        assert not done.wait(0.05)
+        held.settle(0.1)
+    thread.join(5)
+    assert granted == [True]
+    assert budget.spent_usd == pytest.approx(0.1)
+
+
+def test_an_unknown_cost_counts_as_the_most_it_can_be() -> None:
+    budget = Budget(1.0)
+    with budget.reserve(0.4) as held:
+        assert held is not None
+        held.settle(None)
+    assert budget.spent_usd == 0.4

@@ -12,7 +12,7 @@ from dataclasses import replace
 from persd.direct import solution_of
 from persd.domains.code import task_prompt
 from persd.records import Message, Request, derive_seed
-from persd.run import Case, Run
+from persd.run import NOT_ATTEMPTS, Case, Run
 
 
 def attempt(run: Run, cases: Iterable[Case], round: int, student: str) -> Iterator[Case]:
@@ -38,9 +38,9 @@ def attempt(run: Run, cases: Iterable[Case], round: int, student: str) -> Iterat
                 continue
             solution = solution_of(answer, asker.model.name)
             case = replace(case, attempt=solution)
-            if solution.finish == "prompt_too_long":
+            if solution.finish in NOT_ATTEMPTS:
                 run.ledger.add_solution(solution)
-                run.end(case, round, "too_long", solution.note)
+                run.end(case, round, NOT_ATTEMPTS[solution.finish], solution.note)
             else:
                 yield case
 

@@ -18,7 +18,7 @@ from persd.domains.code import feedback
 from persd.errors import UserError
 from persd.examples import TaskRecord, build, export, parts_of
 from persd.ledger import Ledger
-from persd.models import EMBEDDED_STUDENT
+from persd.models import checkpoint_of
 from persd.progress import QUIET, Progress
 from persd.records import (
     Checkpoint,
@@ -29,19 +29,30 @@ from persd.records import (
     Verdict,
     content_id,
 )
-from persd.run import Run
-from persd.sandbox import Sandbox
+from persd.run import Run, limits_of
+from persd.sandbox import Limits, Sandbox
 from persd.train import TrainSettings, data_hash, train
 
 
 def build_examples(run: Run, variant: str, round: int) -> list[Example]:
     """The examples a variant trains on after a round: of all rounds so far, or of this one."""
-    first = 1 if run.config.run.examples == "union" else round
-    run.progress.stage(f"build {variant}", None)
-    examples, rejected = build_rounds(run.ledger, lambda: run.box, variant, range(first, round + 1))
-    run.progress.step(len(examples), left_out=len(rejected))
+    run.progress.stage(f"build {variant}, examples", None)
+    examples, rejected = build_rounds(
+        run.ledger,
+        lambda: run.box,
+        variant,
+        rounds_of(run.config, round),
+        limits=run.limits,
+        progress=run.progress,
+    )
+    run.progress.step(0, left_out=len(rejected))
     run.progress.close()
     return examples
+
+
+def rounds_of(config: Config, round: int) -> range:
+    """The rounds whose examples a student is trained on after a round."""
+    return range(1 if config.run.examples == "union" else round, round + 1)
 
 
 def build_rounds(
@@ -51,6 +62,7 @@ def build_rounds(
     rounds: Iterable[int],
     *,
     untested: bool = False,
+    limits: Limits | None = None,
     progress: Progress = QUIET,
 ) -> tuple[list[Example], list[Rejected]]:
     """A variant over some rounds, deterministic; the same pair of two rounds is kept once."""
@@ -59,10 +71,17 @@ def build_rounds(
     left_out: list[Rejected] = []
     for round in rounds:
         records = task_records(ledger, round)
-        key = _build_id(variant, records, untested)
+        key = _build_id(variant, records, untested, limits)
         stored = ledger.build(key)
         if stored is None:
-            stored = build(variant, records, box(), include_untested=untested, progress=progress)
+            stored = build(
+                variant,
+                records,
+                box(),
+                include_untested=untested,
+                limits=limits,
+                progress=progress,
+            )
             if not ledger.read_only and all(r.reason != "not_run" for r in stored[1]):
                 ledger.add_build(key, *stored)
         for example in stored[0]:
@@ -115,7 +134,9 @@ def _feedback(verdict: Verdict | None, meta: Any) -> str:
     return str(meta.get("feedback", ""))
 
 
-def _build_id(variant: str, records: Sequence[TaskRecord], untested: bool) -> str:
+def _build_id(
+    variant: str, records: Sequence[TaskRecord], untested: bool, limits: Limits | None
+) -> str:
     facts = [
         (
             content_id(r.task),
@@ -128,7 +149,7 @@ def _build_id(variant: str, records: Sequence[TaskRecord], untested: bool) -> st
         )
         for r in records
     ]
-    return content_id(variant, facts, untested, _renderer())
+    return content_id(variant, facts, untested, limits, _renderer())
 
 
 @cache
@@ -154,7 +175,9 @@ def train_variant(
         earlier = [c for c in run.ledger.checkpoints() if c.variant == variant]
         base = next((c.path for c in reversed(earlier) if c.round == round - 1), base)
     settings = train_settings(run.config.train, run.config.run.seed)
-    key = data_hash(_folder(base), examples, settings, api=run.config.student.api or "completions")
+    key = data_hash(
+        checkpoint_of(base), examples, settings, api=run.config.student.api or "completions"
+    )
     for checkpoint in run.ledger.checkpoints():
         facts = (checkpoint.data_hash, checkpoint.variant, checkpoint.round)
         if facts == (key, variant, round) and Path(checkpoint.path, "config.json").is_file():
@@ -213,7 +236,7 @@ def _train(
         progress.step(1)
 
     api = config.student.api or "completions"
-    metrics = train(_folder(base), examples, out, settings, api=api, on_progress=on_progress)
+    metrics = train(checkpoint_of(base), examples, out, settings, api=api, on_progress=on_progress)
     progress.close()
     return metrics
 
@@ -221,10 +244,6 @@ def _train(
 def train_settings(table: TrainTable, seed: int) -> TrainSettings:
     """The [train] table as the trainer takes it."""
     return TrainSettings(seed=seed, **table.model_dump())
-
-
-def _folder(model: str) -> str:
-    return str(EMBEDDED_STUDENT) if model == "lab" else model
 
 
 # -- the commands ---------------------------------------------------------------------------
@@ -253,7 +272,13 @@ def build_run(
         progress.stage(f"build {variant}, examples", None)
         with Sandbox() as box:
             examples, rejected = build_rounds(
-                ledger, lambda: box, variant, chosen, untested=untested, progress=progress
+                ledger,
+                lambda: box,
+                variant,
+                chosen,
+                untested=untested,
+                limits=limits_of(stored_config(ledger)),
+                progress=progress,
             )
         progress.step(0, left_out=len(rejected))
         progress.close()
@@ -269,7 +294,10 @@ def train_run(
     with Ledger(run_dir, create=False) as ledger:
         config = stored_config(ledger)
         with Sandbox() as box:
-            examples, _ = build_rounds(ledger, lambda: box, variant, ledger.rounds()[-1:])
+            rounds = rounds_of(config, max(ledger.rounds(), default=0))
+            examples, _ = build_rounds(
+                ledger, lambda: box, variant, rounds, limits=limits_of(config)
+            )
     if not examples:
         raise UserError(
             f"the run has no example of {variant}", where=str(run_dir), hint="persd report RUN"

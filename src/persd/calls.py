@@ -8,6 +8,7 @@ likes; every answer is committed in the thread that received it, before anybody 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Asker:
     ledger: Ledger
     price: Price | None = FREE
     budget: Budget = field(default_factory=lambda: Budget(None))
+    _pools: list[ThreadPoolExecutor] = field(default_factory=list)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """An answer for every request, as they come in; a model of one thread keeps the order.
@@ -56,6 +58,7 @@ class Asker:
         """
         source = iter(requests)
         pool = ThreadPoolExecutor(self.model.in_flight, thread_name_prefix=self.model.name)
+        self._pools.append(pool)
         pending: set[Future[list[Answer]]] = set()
         ready: list[Answer] = []
         try:
@@ -73,6 +76,29 @@ class Asker:
                     ready.extend(future.result())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            self._pools.remove(pool)
+
+    def in_order(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """The same, in the order of the requests."""
+        order: deque[str] = deque()
+
+        def noted() -> Iterator[Request]:
+            for request in requests:
+                order.append(call_id(self.model, request))
+                yield request
+
+        early: dict[str, Answer] = {}
+        for answer in self.complete(noted()):
+            early[answer.call_id] = answer
+            while order and order[0] in early:
+                yield early.pop(order.popleft())
+
+    def close(self) -> None:
+        """Wait for the calls under way (they are paid for, and stored), send no more, and
+        close the model. Safe to call twice."""
+        for pool in list(self._pools):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self.model.close()
 
     def _fill(
         self,
@@ -103,8 +129,8 @@ class Asker:
     def _ask(self, batch: Sequence[tuple[str, Request]]) -> list[Answer]:
         price = self.price or FREE
         worst = sum(price.at_most(r.messages, r.max_tokens) for _, r in batch)
-        with self.budget.reserve(worst) as granted:
-            if not granted:
+        with self.budget.reserve(worst) as held:
+            if held is None:
                 cap = f"the cap of {self.budget.cap_usd} USD leaves no room for this call"
                 return [Answer(r, key, None, "over_budget", cap) for key, r in batch]
             started = time.monotonic()
@@ -117,8 +143,11 @@ class Asker:
                 self._call(key, r, c, seconds)
                 for (key, r), c in zip(batch, completions, strict=True)
             ]
+            # settled first: should storing fail, the money is gone all the same
+            costs = [c.completion.usd for c in calls]
+            known = sum(c for c in costs if c is not None)
+            held.settle(None if self.price is not None and None in costs else known)
             self.ledger.add_calls(calls)
-            self.budget.settle(sum(c.completion.usd or 0.0 for c in calls))
         return [
             Answer(r, call.call_id, call.completion)
             for (_, r), call in zip(batch, calls, strict=True)
@@ -129,7 +158,7 @@ class Asker:
             text=c.text,
             finish=c.finish,
             usage=c.usage,
-            usd=None if self.price is None else self.price.cost(c.usage),
+            usd=None if self.price is None or not c.usage.known else self.price.cost(c.usage),
             model=c.model or self.model.name,
             seconds=seconds,
             note=c.note,

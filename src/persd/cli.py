@@ -8,6 +8,7 @@ imported inside the command that uses it, so that ``persd --help`` answers at on
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 import time
 from importlib import resources
@@ -199,11 +200,13 @@ def tasks_check(
 
     with _progress() as progress:
         found = check_source(source, data, limit, progress)
+    from persd.report.text import visible
+
     if as_json:
         _print_json(found)
     else:
         for fault in found["problems"]:
-            print(f"{fault['task_id']}: {fault['reason']}: {fault['detail']}")
+            print(visible(f"{fault['task_id']}: {fault['reason']}: {fault['detail']}"))
         for fault in found.get("warnings", []):
             _say(f"warning: {fault['task_id']}: {fault['reason']}: {fault['detail']}")
         _say(f"{found['ok']} of {found['tasks']} tasks are sound")
@@ -239,6 +242,8 @@ def main() -> None:
         _fail(e.one_line(), 2)
     except WorkFailed as e:
         _fail(" ".join(str(e).split()), 1)
+    except sqlite3.OperationalError as e:
+        _fail(f"the ledger cannot be used: {e}; mend that and run it again to go on", 1)
     except KeyboardInterrupt:
         _fail("interrupted; what was answered is kept, run it again to go on", 130)
     except BrokenPipeError:
@@ -313,7 +318,9 @@ def _print_json(value: Any) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from persd.report.text import visible
+
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def _hint(command: str) -> None:
@@ -321,7 +328,9 @@ def _hint(command: str) -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    print(f"persd: {text}", file=sys.stderr)
+    from persd.report.text import visible
+
+    print(f"persd: {visible(text)}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -1,7 +1,7 @@
 """The config of a run: one short TOML, every key checked before anything is done.
 
 Unknown keys are refused with the nearest known one; a fault is named with its line. A key
-belongs to the stage it first influences: ``changed_keys`` and ``STAGE_OF`` say what may
+belongs to the stage it first influences: ``changed_keys`` and ``stage_of`` say what may
 change without contradicting what a run has already stored.
 """
 
@@ -13,7 +13,8 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -40,7 +41,7 @@ class RunTable(_Table):
 
     dir: str = Field(min_length=1)
     """Folder of the run: its ledger, checkpoints and report."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     rounds: int = Field(default=1, ge=1)
     variants: list[Variant] = Field(default=["persd-combined"], min_length=1)
     promote: Variant | None = None
@@ -87,8 +88,27 @@ class Endpoint(_Table):
     @field_validator("base_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^\s/]+", value):
-            raise ValueError("must start with http:// or https://")
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a bracket or a port that is none
+            sound = False
+        if not sound:
+            raise ValueError("is no URL: it must start with http:// or https:// and name a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "holds more than scheme, host, port and path; a key goes into the environment "
+                "variable that api_key_env names"
+            )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("must be the name of an environment variable, never the key itself")
         return value
 
 
@@ -130,7 +150,7 @@ class TrainTable(_Table):
 class EvaluateTable(_Table):
     """Scoring on held-out tasks."""
 
-    benchmarks: list[str] = []
+    benchmarks: list[Annotated[str, Field(min_length=1)]] = []
     """humaneval, mbpp, lab, or a task file; empty: no evaluation."""
     data: dict[str, str] = {}
     """Local file of a benchmark, by its name."""
@@ -245,7 +265,9 @@ def _fault_text(fault: Any, keys: list[str]) -> str:
     if fault["type"] == "missing":
         return f"{name} is missing"
     value = fault.get("input")
-    shown = f" = {value!r}" if not isinstance(value, dict | list | BaseModel) else ""
+    secret = keys[-1:] in (["api_key_env"], ["base_url"])  # a key may have got in there
+    plain = not isinstance(value, dict | list | BaseModel)
+    shown = f" = {value!r}" if plain and not secret else ""
     message = str(fault["msg"]).removeprefix("Value error, ")
     if keys[-1:] == ["variants"] and isinstance(value, str):
         message = f"unknown variant; known: {', '.join(VARIANTS)}"
@@ -317,7 +339,7 @@ def _override(plain: dict[str, Any], override: str) -> None:
 # -- what may change when a run goes on -----------------------------------------------------
 
 #: The stage a key first influences. Keys not named here belong to their table's stage.
-STAGES = ("tasks", "student", "teacher", "train", "evaluate", "free")
+STAGES = ("tasks", "student", "teacher", "verify", "train", "evaluate", "free")
 _FREE = ("budget_usd", "max_in_flight", "price", "api_key_env")
 _STAGE_OF_KEY = {
     "run.dir": "free",
@@ -329,8 +351,6 @@ _STAGE_OF_KEY = {
     "run.start": "train",
     "tasks.path": "free",  # the tasks' contents are compared, not where they lie
     "verify.workers": "free",
-    "verify.timeout": "student",
-    "verify.memory_mb": "student",
 }
 
 

@@ -77,7 +77,8 @@ def _ask(run: Run, tasks: list[Task], round: int) -> Iterator[tuple[Task, Soluti
         )
         for task in tasks
     )
-    for answer in run.teacher().complete(requests):
+    # in order, so that a resumed run draws the same batches of attempts
+    for answer in run.teacher().in_order(requests):
         task = answer.request.task
         if answer.missing:
             run.end(Case(task), round, answer.missing, answer.detail)

@@ -16,6 +16,7 @@ _KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN"
 
 def examine() -> dict[str, Any]:
     """Facts by name. Keys are named where they are set; their values are never read out."""
+    from persd.run import cores
     from persd.sandbox import probe_isolation
 
     packages = {name: _version(name) for name in _EXTRAS}
@@ -23,9 +24,7 @@ def examine() -> dict[str, Any]:
         "persd": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "isolation": probe_isolation(),
         "packages": packages,
         "training": "ready" if all(packages.values()) else "needs: pip install 'persd[train]'",

@@ -48,11 +48,13 @@ def evaluate_benchmarks(
     run: Run, name: str, round: int, student: str, checkpoint: Checkpoint | None
 ) -> list[Evaluation]:
     """Score a model on every benchmark of the config; scores already stored are given back."""
-    return [
+    found = [
         evaluation
         for benchmark in run.config.evaluate.benchmarks
         for evaluation in _evaluate(run, name, round, student, benchmark, checkpoint)
     ]
+    run.shows([e.evaluation_id for e in found])
+    return found
 
 
 def _evaluate(
@@ -68,12 +70,13 @@ def _evaluate(
             [content_id(t) for t in tasks],
             table.model_dump(exclude={"benchmarks", "data", "limit"}),
             run.config.run.seed,
+            run.config.verify.model_dump(exclude={"workers"}),
             step,
         )
         for step in range(1, table.steps + 1)
     ]
     stored = {e.evaluation_id: e for e in run.ledger.evaluations()}
-    if all(i in stored for i in ids):
+    if all(i in stored and not stored[i].statuses.get("not_run") for i in ids):
         return [stored[i] for i in ids]
     run.progress.stage(f"evaluate {name} on {benchmark}", len(tasks) * table.samples * table.steps)
     started = time.monotonic()
@@ -100,20 +103,21 @@ def _evaluate(
 
 def held_out(run: Run, benchmark: str) -> list[Task]:
     """The tasks of a benchmark: read once, then the run's own, so that all models meet the same."""
-    stored = run.ledger.tasks(benchmark)
+    table = run.config.evaluate
+    # kept under what chose them: another limit or file is another set of tasks
+    chosen_by = content_id(table.limit, table.data.get(benchmark), run.config.run.seed)
+    place = f"{benchmark} {chosen_by}"
+    stored = run.ledger.tasks(place)
     if stored:
         return stored
-    table = run.config.evaluate
     source = benchmark if benchmark in ("humaneval", "mbpp", "lab") else "jsonl"
     path = table.data.get(benchmark) or (benchmark if source == "jsonl" else None)
     loaded = task_sources.load(
         source, path=path, limit=table.limit, split="test", seed=run.config.run.seed
     )
-    tasks = [t for t in loaded if t.tested]
-    if table.steps > 1:
-        # a seen test that the reference fails is not a test: its feedback would mislead
-        tasks = list(sound_seen(run.box, tasks))
-    run.ledger.add_tasks(tasks, benchmark)
+    # a seen test that the reference fails is not a test: its feedback would mislead
+    tasks = list(sound_seen(run.box, (t for t in loaded if t.tested)))
+    run.ledger.add_tasks(tasks, place)
     return tasks
 
 
@@ -209,7 +213,8 @@ def score(samples: Iterable[Sample], tasks: list[Task], table: EvaluateTable) ->
         if sample.verdict.status != "not_run":
             counts[sample.task.task_id][0] += 1
             counts[sample.task.task_id][1] += int(sample.verdict.passed)
-    rows = [(n, c) for n, c in counts.values() if n >= max(table.k)]
+    in_order = (counts[t.task_id] for t in tasks if t.task_id in counts)
+    rows = [(n, c) for n, c in in_order if n >= max(table.k)]
     if not rows:
         raise WorkFailed(
             f"no task has {max(table.k)} judged samples; the judge could not run "

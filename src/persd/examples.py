@@ -36,7 +36,7 @@ from persd.records import (
     Verdict,
     content_id,
 )
-from persd.sandbox import Sandbox
+from persd.sandbox import Limits, Sandbox
 from persd.verify import Job, verify
 
 Form = Literal["task", "refine"]
@@ -126,6 +126,7 @@ def build(
     box: Sandbox,
     *,
     include_untested: bool = False,
+    limits: Limits | None = None,
     progress: Progress = QUIET,
 ) -> tuple[list[Example], list[Rejected]]:
     """The variant's examples, each executed as prompt + completion, and what was left out.
@@ -150,7 +151,7 @@ def build(
         except Misaligned as refused:
             rejected.append(_rejected(variant, pair, refused.reason, refused.detail))
     kept = []
-    for pair, example, verdict in _executed(aligned, box):
+    for pair, example, verdict in _executed(aligned, box, limits):
         progress.step(1)
         if verdict is None or verdict.passed:
             kept.append(example)
@@ -168,6 +169,8 @@ def _example(variant: str, pair: Pair) -> Example:
         code = attempt.code if attempt.code is not None else task.header
         prompt = refine_prompt(task, code, record.feedback)
     completion = label(task, pair.solution.code or "")
+    if not _encodable(prompt + completion):
+        raise Misaligned("unparsable", "it holds characters that cannot be encoded")
     key = (variant, task.task_id, record.round, pair.form, prompt, completion)
     return Example(
         example_id=content_id(*key),
@@ -183,13 +186,24 @@ def _example(variant: str, pair: Pair) -> Example:
     )
 
 
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _executed(
-    aligned: Sequence[tuple[Pair, Example]], box: Sandbox
+    aligned: Sequence[tuple[Pair, Example]], box: Sandbox, limits: Limits | None
 ) -> Iterator[tuple[Pair, Example, Verdict | None]]:
     """Every pair with the verdict on its program, in order; None: the task has no test."""
     jobs = (
         Job(
-            example.example_id, pair.record.task, task_prompt(pair.record.task) + example.completion
+            example.example_id,
+            pair.record.task,
+            task_prompt(pair.record.task) + example.completion,
+            limits=limits,
         )
         for pair, example in aligned
         if pair.record.task.tested
@@ -281,6 +295,10 @@ FORMATS: Mapping[str, Callable[[Sequence[Mapping[str, str]], Path], None]] = {
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the place of ``path`` once it is whole."""
+    if path.is_dir() or not path.name:
+        raise UserError(
+            "cannot write the data set: that is a folder", where=str(path), hint="Give --out a file"
+        )
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished

@@ -16,7 +16,7 @@ from persd.closeness import closeness
 from persd.config import Config
 from persd.errors import UserError
 from persd.progress import Progress
-from persd.records import Kind, Solution, State, Task, Verdict
+from persd.records import Kind, State, Task, Verdict
 from persd.run import Case, Run, load_pool
 from persd.tasks.persdistill import FILES, label_faults, recorded
 
@@ -85,27 +85,23 @@ def release_config(folder: Path, run_dir: Path) -> Config:
 def _judged(run: Run, tasks: list[Task], kind: Kind) -> dict[str, Verdict]:
     run.progress.stage(f"judge the {kind}s", sum(t.tested for t in tasks))
     found: dict[str, Verdict] = {}
-    items = ((t.task_id, t, _solution(t, kind)) for t in tasks if t.tested)
+    items = ((t.task_id, t, recorded(t, kind)) for t in tasks if t.tested)
     for task_id, verdict in run.judge(items):
         found[task_id] = verdict
         run.progress.step(1, **{verdict.status: 1})
     for task in tasks:
         if not task.tested:
-            run.ledger.add_solution(_solution(task, kind))
+            run.ledger.add_solution(recorded(task, kind))
     run.progress.close()
     return found
-
-
-def _solution(task: Task, kind: Kind) -> Solution:
-    return recorded(task, kind)
 
 
 def _settle(run: Run, task: Task, verdicts: dict[Kind, dict[str, Verdict]]) -> State:
     case = Case(
         task,
-        direct=_solution(task, "direct"),
-        attempt=_solution(task, "attempt"),
-        refinement=_solution(task, "refinement"),
+        direct=recorded(task, "direct"),
+        attempt=recorded(task, "attempt"),
+        refinement=recorded(task, "refinement"),
     )
     state: State = "untested"
     detail = str(task.meta.get("untested", ""))
@@ -130,6 +126,6 @@ def _state_of(verdicts: dict[Kind, Verdict]) -> tuple[State, str]:
 
 def _programs(tasks: list[Task]) -> list[tuple[str, str, str]]:
     def program(task: Task, kind: Kind) -> str:
-        return _solution(task, kind).code or ""
+        return recorded(task, kind).code or ""
 
     return [(program(t, "attempt"), program(t, "refinement"), program(t, "direct")) for t in tasks]

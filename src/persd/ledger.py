@@ -1,9 +1,9 @@
 """The run: one SQLite file, written by one process, in which nothing is lost.
 
 A reply is committed before anything uses it; what is derived from replies (solutions,
-verdicts, states) is committed with the next reply or within half a second, because it can
-be derived again. Killed at any moment, the next run finds every reply it paid for under
-the key of its request and asks nobody twice.
+verdicts, states) is committed with the next reply, or with the next write once half a second
+has passed, because it can be derived again. Killed at any moment, the next run finds every
+reply it received under the key of its request and asks nobody for it twice.
 
 A table a record: the columns are the record's fields (``persd.records``), nested fields
 are JSON. Nothing is ever updated in place except a task's state and the run's own facts.
@@ -33,6 +33,7 @@ from persd.records import (
     Solution,
     Task,
     TaskState,
+    Usage,
     Verdict,
     from_json,
     from_plain,
@@ -298,11 +299,17 @@ class Ledger:
     def evaluations(self) -> list[Evaluation]:
         return self._all(Evaluation, "SELECT * FROM evaluations ORDER BY rowid")
 
-    def spent(self, role: str | None = None) -> float:
-        """USD of every stored call (of one role); unknown prices count as 0 here."""
-        sql = "SELECT COALESCE(SUM(usd), 0) AS usd FROM calls"
-        rows = self.query(f"{sql} WHERE role = ?", (role,)) if role else self.query(sql)
-        return float(rows[0]["usd"])
+    def spent(self, **where: str) -> float:
+        """USD of the stored calls, by the values of columns; unknown costs count as 0 here."""
+        clause = " AND ".join(f"{column} = ?" for column in where) or "1"
+        sql = f"SELECT COALESCE(SUM(usd), 0) AS usd FROM calls WHERE {clause}"
+        return float(self.query(sql, tuple(where.values()))[0]["usd"])
+
+    def unpriced(self, **where: str) -> list[Usage]:
+        """Usage of the stored calls whose cost is unknown, by the values of columns."""
+        clause = " AND ".join(["usd IS NULL", *(f"{column} = ?" for column in where)])
+        rows = self.query(f"SELECT completion FROM calls WHERE {clause}", tuple(where.values()))
+        return [from_json(Completion, row["completion"]).usage for row in rows]
 
     def lineage(self, example_id: str) -> dict[str, Any]:
         """Everything behind an example: its solutions, their verdicts and their calls.

@@ -12,8 +12,6 @@ named state and passes the rest on; at the end of a round every task has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from persd.attempt import attempt
 from persd.build import build_examples, train_variant
 from persd.direct import direct
@@ -43,13 +41,12 @@ def one_round(run: Run, round: int, student: str) -> dict[Variant, Checkpoint]:
     return trained
 
 
-def run_all(run: Run, after_round: Callable[[int], None] = lambda round: None) -> None:
+def run_all(run: Run) -> None:
     """Every round of a run, each with the student that the round before trained."""
     student = run.config.student.model
     evaluate_benchmarks(run, "base", 0, student, None)
     for round in range(1, run.config.run.rounds + 1):
         trained = one_round(run, round, student)
-        after_round(round)
         promoted = trained.get(run.config.run.promoted)
         if promoted is None:
             return

@@ -90,24 +90,46 @@ class Budget:
         self.cap_usd = cap_usd
         self.spent_usd = spent_usd
         self._reserved = 0.0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, usd: float) -> Iterator[bool]:
-        """Hold back ``usd`` while a call is under way; yields False where the cap forbids it."""
-        with self._lock:
-            total = self.spent_usd + self._reserved + usd
-            granted = self.cap_usd is None or total <= self.cap_usd + 1e-12
+    def reserve(self, usd: float) -> Iterator[Reservation | None]:
+        """Hold back the most a call can cost while it is under way; None: the cap forbids it.
+
+        Calls under way mostly cost less than they hold back, so a call that would only fit
+        once they have settled waits for them rather than being refused.
+        """
+        with self._changed:
+            while self._over(usd) and self._reserved > 0:
+                self._changed.wait()
+            granted = None if self._over(usd) else Reservation(usd)
             if granted:
                 self._reserved += usd
         try:
             yield granted
         finally:
             if granted:
-                with self._lock:
-                    self._reserved -= usd
+                with self._changed:
+                    # rounding must not leave a crumb that somebody waits for
+                    self._reserved = max(0.0, self._reserved - usd)
+                    if self._reserved < 1e-12:
+                        self._reserved = 0.0
+                    self.spent_usd += granted.settled_usd
+                    self._changed.notify_all()
+
+    def _over(self, usd: float) -> bool:
+        if self.cap_usd is None:
+            return False
+        return self.spent_usd + self._reserved + usd > self.cap_usd + 1e-12
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What is held back for one call, and what it turned out to cost."""
+
+    usd: float
+    settled_usd: float = 0.0
 
     def settle(self, usd: float | None) -> None:
-        """Count what a call really cost."""
-        with self._lock:
-            self.spent_usd += usd or 0.0
+        """Count what the call cost; None: unknown, so the most it can have cost."""
+        self.settled_usd += self.usd if usd is None else usd

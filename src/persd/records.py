@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
@@ -186,12 +186,19 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    known: bool = True
+    """False: the endpoint did not say; the counts are then 0 and the cost is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+def plain_text(messages: Sequence[Message]) -> str:
+    """A chat as a plain-completion model is given it: its turns, one after the other."""
+    return "\n\n".join(m.content for m in messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +227,8 @@ class Request:
 
     @property
     def prompt(self) -> str:
-        """The text a plain-completion model continues."""
-        return self.messages[-1].content
+        """The text a plain-completion model continues: a chat's turns, one after the other."""
+        return plain_text(self.messages)
 
 
 @dataclass(frozen=True, slots=True)

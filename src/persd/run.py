@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +27,13 @@ T = TypeVar("T")
 
 #: Reason of the verdict on a reply without code.
 NO_CODE = "no code in the reply"
+#: How a reply of the student ends where nothing was attempted, and the state its task ends in.
+NOT_ATTEMPTS: Mapping[str, State] = {
+    "prompt_too_long": "too_long",
+    "prompt_not_encodable": "too_long",
+    "rejected": "unavailable",
+    "empty": "unavailable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,7 @@ class Run:
         self._askers: dict[tuple[str, str], Asker] = {}
         self._budgets: dict[str, Budget] = {}
         self._box: Sandbox | None = None
+        self._shown: list[str] = []
         self.ledger = self._stack.enter_context(Ledger(self.dir))
         try:
             self._agree()
@@ -92,6 +102,8 @@ class Run:
             return bool(self.ledger.query(f"{count} {rest}")[0]["n"])
 
         reached = {"tasks"} if some("tasks WHERE benchmark = ''") else set()
+        if some("verdicts"):
+            reached.add("verify")
         if some("solutions WHERE benchmark = ''"):
             reached.add("student")
         if some("calls WHERE role = 'teacher'"):
@@ -125,18 +137,22 @@ class Run:
 
     def student(self, model: str) -> Asker:
         """The student, or a checkpoint of it."""
-        return self._asker("student", replace_model(self.config.student, model))
+        return self._asker("student", model, of_student(self.config.student, model))
 
     def teacher(self, index: int = 0) -> Asker:
         """The teacher at a place of the cascade."""
-        return self._asker("teacher", self.config.teacher[index])
+        return self._asker("teacher", str(index), self.config.teacher[index])
 
-    def _asker(self, role: Role, spec: Endpoint) -> Asker:
-        found = self._askers.get((role, spec.model))
+    def _asker(self, role: Role, place: str, spec: Endpoint) -> Asker:
+        found = self._askers.get((role, place))
         if found is None:
             if role == "student":
                 self._drop_students()
-            model = open_model(spec, role, box=lambda: self.box, tasks=self.ledger.tasks)
+            said = "SELECT 1 FROM calls WHERE role = ? AND model = ? LIMIT 1"
+            answered = bool(self.ledger.query(said, (role, spec.model)))
+            model = open_model(
+                spec, role, box=lambda: self.box, tasks=self.ledger.tasks, answered=answered
+            )
             price = price_for(spec, role)
             if spec.budget_usd is not None and price is None:
                 raise UserError(
@@ -144,24 +160,24 @@ class Run:
                     hint=f"give {role}.price = {{ input = ..., output = ... }} "
                     "in USD per million tokens",
                 )
-            found = Asker(model, role, self.ledger, price, self._budget(role, spec))
-            self._askers[role, spec.model] = found
+            found = Asker(model, role, self.ledger, price, self._budget(role, place, spec, price))
+            self._askers[role, place] = found
         return found
 
-    def _budget(self, role: str, spec: Endpoint) -> Budget:
-        key = f"{role}:{spec.model}"
+    def _budget(self, role: Role, place: str, spec: Endpoint, price: Price | None) -> Budget:
+        key = f"{role} {place}"
         if key not in self._budgets:
-            rows = self.ledger.query(
-                "SELECT COALESCE(SUM(usd), 0) AS usd FROM calls WHERE role = ? AND model = ?",
-                (role, spec.model),
-            )
-            self._budgets[key] = Budget(spec.budget_usd, float(rows[0]["usd"]))
+            spent = self.ledger.spent(role=role, model=spec.model)
+            # calls made before the user gave a price count at that price
+            unpriced = self.ledger.unpriced(role=role, model=spec.model) if price else []
+            spent += sum(price.cost(usage) for usage in unpriced) if price else 0.0
+            self._budgets[key] = Budget(spec.budget_usd, spent)
         return self._budgets[key]
 
     def _drop_students(self) -> None:
         # one student in memory at a time
         for key in [k for k in self._askers if k[0] == "student"]:
-            self._askers.pop(key).model.close()
+            self._askers.pop(key).close()
 
     # -- the judge ------------------------------------------------------------------------
 
@@ -170,21 +186,13 @@ class Run:
         """The sandbox of this run, started when first asked for."""
         if self._box is None:
             table = self.config.verify
-            self._box = self._stack.enter_context(Sandbox(workers=table.workers or 2))
+            self._box = self._stack.enter_context(Sandbox(workers=table.workers or cores()))
         return self._box
 
     @property
     def limits(self) -> Limits | None:
         """The config's limits on a program, or None: the judge's own."""
-        table = self.config.verify
-        if table.timeout is None and table.memory_mb is None:
-            return None
-        usual = Limits()
-        return replace(
-            usual,
-            cpu_seconds=table.timeout or usual.cpu_seconds,
-            memory_mb=table.memory_mb or usual.memory_mb,
-        )
+        return limits_of(self.config)
 
     def judge(
         self,
@@ -213,10 +221,17 @@ class Run:
 
     def _known(self, solution: Solution, tests: Literal["hidden", "seen"]) -> Verdict | None:
         stored = self.ledger.verdict(solution.solution_id, tests)
+        if solution.kind == "attempt" and solution.finish in NOT_ATTEMPTS:
+            return Verdict(solution.solution_id, "not_run", tests, solution.finish)
         if stored is None and solution.code is None:
             stored = Verdict(solution.solution_id, "syntax", tests, NO_CODE)
             self.ledger.add_verdict(stored)
         return stored
+
+    def shows(self, evaluation_ids: Sequence[str]) -> None:
+        """These scores belong to the config as it is now; those of another one stay stored."""
+        self._shown += [i for i in evaluation_ids if i not in self._shown]
+        self.ledger.set_meta("evaluations", json.dumps(self._shown))
 
     # -- rounds and states ----------------------------------------------------------------
 
@@ -250,9 +265,9 @@ class Run:
         self.progress.step(1, **{state: 1})
 
     def close(self) -> None:
-        """Close models, sandbox and ledger. Safe to call twice."""
+        """Let the calls under way end, then close models, sandbox and ledger. Safe twice."""
         for asker in self._askers.values():
-            asker.model.close()
+            asker.close()
         self._askers.clear()
         self._stack.close()
 
@@ -263,6 +278,23 @@ class Run:
         self.close()
 
 
+def limits_of(config: Config) -> Limits | None:
+    """A config's limits on a program, or None: the judge's own."""
+    table, usual = config.verify, Limits()
+    if table.timeout is None and table.memory_mb is None:
+        return None
+    return replace(
+        usual,
+        cpu_seconds=table.timeout or usual.cpu_seconds,
+        memory_mb=table.memory_mb or usual.memory_mb,
+    )
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load_pool(run: Run) -> list[Task]:
     """The run's tasks: read from their source and held against what the run began with.
 
@@ -271,19 +303,24 @@ def load_pool(run: Run) -> list[Task]:
     table = run.config.tasks
     if table.path is None and table.source in ("humaneval", "mbpp") and run.ledger.tasks():
         return run.ledger.tasks()
-    loaded = task_sources.load(
-        table.source,
-        path=table.path,
-        limit=table.limit,
-        split="train",
-        seed=run.config.run.seed,
+    return run.store_tasks(read_pool(run.config))
+
+
+def read_pool(config: Config) -> list[Task]:
+    """The tasks a config names, read from their source. Raises UserError at the first fault."""
+    table = config.tasks
+    return list(
+        task_sources.load(
+            table.source, path=table.path, limit=table.limit, split="train", seed=config.run.seed
+        )
     )
-    return run.store_tasks(list(loaded))
 
 
-def replace_model(spec: Endpoint, model: str) -> Endpoint:
-    """The same settings for another model: a checkpoint of the student."""
-    return spec if spec.model == model else spec.model_copy(update={"model": model})
+def of_student(spec: Endpoint, model: str) -> Endpoint:
+    """The student's settings for a checkpoint of it, which is loaded, not served."""
+    if model == spec.model:
+        return spec
+    return spec.model_copy(update={"model": model, "base_url": None})
 
 
 def price_for(spec: Endpoint, role: Role) -> Price | None:

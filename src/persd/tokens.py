@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from persd.errors import UserError
-from persd.records import Message
+from persd.records import Message, plain_text
 
 Api = Literal["chat", "completions"]
 
@@ -24,16 +24,17 @@ class LossyText(ValueError):
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], api: Api) -> list[int]:
     """Token ids of a prompt.
 
-    ``completions``: the last message's text, begun the way the tokenizer begins a text (its own
-    BOS habit) and left open at the end. ``chat``: the chat template, up to where the
-    assistant's turn starts. Raises UserError where a chat template is asked for and there is
-    none, LossyText where the text cannot be encoded.
+    ``completions``: the text of the turns (a student's prompt is one), begun the way the
+    tokenizer begins a text (its own BOS habit) and left open at the end. ``chat``: the chat
+    template, up to where the assistant's turn starts. Raises UserError where a chat template
+    is asked for and there is none, LossyText where the text cannot be encoded.
     """
     if api == "chat":
         return _chat_ids(tokenizer, messages)
-    ids = _encode(tokenizer, messages[-1].content, special=True)
+    text = plain_text(messages)
+    ids = _encode(tokenizer, text, special=True)
     closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None, tokenizer.bos_token_id}
-    plain = _encode(tokenizer, messages[-1].content, special=False)
+    plain = _encode(tokenizer, text, special=False)
     while ids and ids[-1] in closing and ids[-len(plain) :] != plain:
         ids.pop()
     # A model cannot continue nothing at all.
@@ -60,7 +61,7 @@ def check_prompt(tokenizer: Any, messages: Sequence[Message], api: Api, ids: Seq
 
     A chat template may trim a message and put text around it, so there it must be contained.
     """
-    asked, read = messages[-1].content, _decode(tokenizer, ids)
+    asked, read = plain_text(messages), _decode(tokenizer, ids)
     if read == asked or (api == "chat" and asked.strip() in read):
         return
     raise LossyText(f"the prompt reads back differently {_first_difference(asked, read)}")

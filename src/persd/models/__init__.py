@@ -25,7 +25,7 @@ EMBEDDED_STUDENT = Path(__file__).parent.parent / "lab" / "student"
 
 
 class ModelUnavailable(Exception):
-    """The model did not answer (endpoint down, retries used up). Nothing was paid."""
+    """The model did not answer (endpoint down, retries used up); nothing was received."""
 
 
 class Model(Protocol):
@@ -87,11 +87,14 @@ def open_model(
     *,
     box: Callable[[], Sandbox],
     tasks: Callable[[], list[Task]],
+    answered: bool = False,
 ) -> Model:
     """The model a config names; the module that speaks to it is imported here and not before.
 
     ``box`` gives the sandbox an embedded teacher searches in, ``tasks`` the run's tasks, which
-    carry the replies of the paper's release. Raises UserError for a missing key or checkpoint.
+    carry the replies of the paper's release; ``answered`` says that this model has answered
+    this run before, so that a refusal is about a prompt and not the settings. Raises UserError
+    for a missing key or checkpoint.
     """
     kind, _, rest = spec.model.partition(":")
     if is_served(spec, role):
@@ -103,6 +106,7 @@ def open_model(
             api=spec.api or "chat",
             api_key_env=spec.api_key_env,
             in_flight=spec.max_in_flight,
+            answered=answered,
         )
         served.check()
         return served
@@ -120,10 +124,14 @@ def open_model(
         return RepairTeacher(box=box())
     from persd.models.local import LocalModel
 
-    embedded = spec.model == "lab"
     return LocalModel(
-        str(EMBEDDED_STUDENT) if embedded else spec.model,
+        checkpoint_of(spec.model),
         api=spec.api or "completions",
         batch=spec.batch,
-        name="lab" if embedded else None,
+        name="lab" if spec.model == "lab" else None,
     )
+
+
+def checkpoint_of(model: str) -> str:
+    """The folder or Hub id behind a model's name in a config."""
+    return str(EMBEDDED_STUDENT) if model == "lab" else model

@@ -42,6 +42,7 @@ class OpenAIModel:
         api: Literal["chat", "completions"] = "chat",
         api_key_env: str = "OPENAI_API_KEY",
         in_flight: int = 16,
+        answered: bool = False,
     ) -> None:
         self.name = model
         self.in_flight = in_flight
@@ -54,7 +55,7 @@ class OpenAIModel:
         self._client: Any = None
         self._lock = threading.Lock()
         self._unsupported: frozenset[str] = frozenset()
-        self._answered = False
+        self._answered = answered
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         return [self._one(r) for r in requests]
@@ -111,17 +112,23 @@ class OpenAIModel:
             return Completion("", finish="rejected", note=_short(e))
         except openai.APIStatusError as e:
             raise self._mend(e) from e
+        except (ValueError, openai.APIError) as e:  # no JSON, or none of the protocol's
+            raise self._no_endpoint(_short(e)) from e
         raise AssertionError("unreachable: the retry context returns or raises")
 
     def _ask(self, client: Any, request: Request) -> Completion:
         reply = self._send_supported(client, request)
         self._answered = True
-        if not reply.choices:
-            return Completion("", finish="empty", usage=_usage(reply), model=reply.model or "")
-        choice = reply.choices[0]
-        text = choice.text if self._api == "completions" else choice.message.content
-        finish = choice.finish_reason or "stop"
-        return Completion(text or "", finish, _usage(reply), model=reply.model or "")
+        choices = getattr(reply, "choices", ())
+        if not isinstance(choices, list):
+            raise self._no_endpoint(f"the reply is {_short(str(reply))[:80]!r}")
+        model = reply.model if isinstance(reply.model, str) else ""
+        if not choices:
+            return Completion("", finish="empty", usage=_usage(reply), model=model)
+        choice = choices[0]
+        said = choice.text if self._api == "completions" else choice.message.content
+        finish = choice.finish_reason if isinstance(choice.finish_reason, str) else "stop"
+        return Completion(_text(said), finish, _usage(reply), model=model)
 
     def _send_supported(self, client: Any, request: Request) -> Any:
         """Send, and send again without each setting that is refused by name: reasoning models
@@ -147,9 +154,17 @@ class OpenAIModel:
             settings["max_completion_tokens"] = request.max_tokens
         sent = {k: v for k, v in settings.items() if k not in self._unsupported}
         if self._api == "completions":
-            return client.completions.create(model=self.name, prompt=request.prompt, **sent)
-        turns = [{"role": m.role, "content": m.content} for m in request.messages]
+            prompt = _encodable(request.prompt)
+            return client.completions.create(model=self.name, prompt=prompt, **sent)
+        turns = [{"role": m.role, "content": _encodable(m.content)} for m in request.messages]
         return client.chat.completions.create(model=self.name, messages=turns, **sent)
+
+    def _no_endpoint(self, what: str) -> UserError:
+        return UserError(
+            f"{self.name}: not an OpenAI-compatible endpoint: {what}",
+            where=self._base_url or "the OpenAI API",
+            hint="check base_url; it usually ends in /v1",
+        )
 
     def _mend(self, error: Any) -> UserError:
         where = self._base_url or "the OpenAI API"
@@ -172,12 +187,31 @@ class OpenAIModel:
 
 
 def _usage(reply: Any) -> Usage:
-    if reply.usage is None:
-        return Usage()
-    details = getattr(reply.usage, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
-    return Usage(reply.usage.prompt_tokens or 0, reply.usage.completion_tokens or 0, cached)
+    told = getattr(reply, "usage", None)
+    asked, said = (_count(told, n) for n in ("prompt_tokens", "completion_tokens"))
+    if asked is None or said is None:
+        return Usage(known=False)
+    cached = _count(getattr(told, "prompt_tokens_details", None), "cached_tokens") or 0
+    return Usage(asked, said, min(cached, asked))
 
 
-def _short(error: BaseException) -> str:
+def _count(told: Any, name: str) -> int | None:
+    value = getattr(told, name, None)
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _text(said: Any) -> str:
+    """The text of a reply; some endpoints give it as a list of parts."""
+    if isinstance(said, list):
+        parts = (p.get("text") if isinstance(p, dict) else getattr(p, "text", "") for p in said)
+        return "".join(p for p in parts if isinstance(p, str))
+    return said if isinstance(said, str) else ""
+
+
+def _encodable(text: str) -> str:
+    # an attempt may hold lone surrogates, which JSON over HTTP cannot carry
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _short(error: object) -> str:
     return " ".join(str(error).split())[:300]

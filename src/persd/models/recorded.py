@@ -1,8 +1,8 @@
 """A model that says again what was said before: replays a ledger, or the paper's release.
 
-As a teacher or a student it costs nothing and needs no key. A request is matched by its
-task, purpose, round, step, sample and try; a match whose prompt was another one is an honest
-replay of what that model said *then*, which the note says. No match: ModelUnavailable.
+As a teacher or a student it costs nothing and needs no key. A request is matched by its task,
+purpose, round and try, whatever its prompt: a replay is what that model said *then*. It holds
+no evaluation samples. No match: ModelUnavailable.
 """
 
 from __future__ import annotations

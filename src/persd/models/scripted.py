@@ -58,7 +58,7 @@ def from_file(path: Path | str) -> ScriptedModel:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"cannot read the script: {e}", where=str(path)) from e
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             key, said = _parse(line, f"{path}:{number}")
             lines[key] = said

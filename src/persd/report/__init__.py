@@ -76,6 +76,10 @@ def _template() -> Any:
 
 
 def _put(path: Path, page: str) -> Path:
+    if path.is_dir() or not path.name:
+        raise UserError(
+            "cannot write the report: that is a folder", where=str(path), hint="give --out a file"
+        )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(page, encoding="utf-8", newline="\n")

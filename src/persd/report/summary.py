@@ -76,7 +76,11 @@ def results(ledger: Ledger) -> list[dict[str, Any]]:
     """
     examples = {c.checkpoint_id: c.examples for c in ledger.checkpoints()}
     rows = []
-    for e in sorted(ledger.evaluations(), key=_place):
+    # scores that another config gave stay in the ledger; shown are those of the present one
+    told = ledger.meta("evaluations")
+    current = None if told is None else set(json.loads(told))
+    shown = (e for e in ledger.evaluations() if current is None or e.evaluation_id in current)
+    for e in sorted(shown, key=_place):
         trained = examples.get(e.checkpoint_id) if e.checkpoint_id else None
         rows.append(
             {
