@@ -210,8 +210,47 @@ def test_missing_benchmark_files(tmp_path: Path) -> None:
 
 def test_a_missing_key_is_told_before_anything_is_asked(config: Path, tmp_path: Path) -> None:
     env = {"OPENAI_API_KEY": ""}
-    told = mend(persd("run", config, "--set", 'teacher.model="gpt-5-mini"', env=env))
+    told = mend(persd("collect", config, "--set", 'teacher.model="gpt-5-mini"', env=env))
     assert "OPENAI_API_KEY is not set" in told
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["frobnicate"],
+        ["run"],
+        ["--nope"],
+        ["tasks", "check", "lab", "--limit", "-5"],
+        ["doctor", "extra"],
+    ],
+)
+def test_a_wrong_flag_is_one_line(args: list[str]) -> None:
+    assert "--help" in mend(persd(*args))
+
+
+def test_a_student_that_cannot_be_trained_is_refused_before_anything(config: Path) -> None:
+    assert "persd collect" in mend(persd("run", config))
+    assert not (config.parent / "run").exists()
+
+
+def test_out_never_replaces_what_is_not_ours(config: Path, tmp_path: Path) -> None:
+    persd("collect", config)
+    run = tmp_path / "run"
+    ledger = run / "ledger.sqlite"
+    before = ledger.read_bytes()
+    for out, why in ((ledger, "database"), (tmp_path, "folder"), ("/dev/null", "plain file")):
+        assert why in mend(persd("build", run, "--variant", "persd", "--out", out))
+        assert why in mend(persd("report", run, "--out", out))
+    assert ledger.read_bytes() == before
+
+
+def test_a_dead_endpoint_is_a_failure_with_its_reason(config: Path) -> None:
+    teacher = 'teacher={model="x", base_url="http://127.0.0.1:9/v1", max_in_flight=8}'
+    done = persd("collect", config, "--set", teacher, "--json")
+    assert done.returncode == 1
+    assert "Connection error" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "retry" not in done.stderr
 
 
 def test_tasks_check_names_what_is_wrong(config: Path) -> None:

@@ -62,7 +62,12 @@ def exact(a: Any, b: Any) -> bool:
         return exact([*a.items()], [*b.items()])
     if isinstance(a, (set, frozenset)):
         left, right = list(a), list(b)
-        return len(left) == len(right) and all(any(exact(x, y) for y in right) for x in left)
+        for x in left:  # a partner each: several NaNs in one set are several members
+            partner = next((i for i, y in enumerate(right) if exact(x, y)), None)
+            if partner is None:
+                return False
+            del right[partner]
+        return not right
     return bool(a == b)
 
 

@@ -14,7 +14,7 @@ import stamina
 from persd.errors import UserError
 from persd.models import ModelUnavailable
 from persd.models.openai_chat import OpenAIModel
-from persd.records import Usage
+from persd.records import Message, Usage
 from test_calls import make_request
 
 Reply = tuple[int, dict[str, Any]]
@@ -25,6 +25,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.raw = ""
         self.reply: Callable[[str, dict[str, Any]], Reply] = lambda path, body: (200, chat("hi"))
         outer = self
 
@@ -33,7 +34,7 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 outer.asked.append((self.path, body, dict(self.headers)))
                 status, answer = outer.reply(self.path, body)
-                data = json.dumps(answer).encode()
+                data = (outer.raw or json.dumps(answer)).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
@@ -178,3 +179,32 @@ def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch: pytest.Monke
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set.*export OPENAI_API_KEY"):
         OpenAIModel("gpt-5-mini").check()
+
+
+@pytest.mark.parametrize("body", ["<html>hello</html>", '"text"', "[1]", "{}", "null"])
+def test_what_is_no_endpoint_is_said(endpoint: Endpoint, body: str) -> None:
+    endpoint.raw = body
+    with pytest.raises(UserError, match=r"not an OpenAI-compatible endpoint.*/v1"):
+        OpenAIModel("m", base_url=endpoint.url).complete([make_request(1)])
+
+
+def test_a_reply_without_usage_has_an_unknown_cost(endpoint: Endpoint) -> None:
+    reply = {k: v for k, v in chat("hi").items() if k != "usage"}
+    endpoint.reply = lambda path, body: (200, reply)
+    (answer,) = OpenAIModel("m", base_url=endpoint.url).complete([make_request(1)])
+    assert not answer.usage.known
+
+
+def test_a_reply_in_parts_is_joined(endpoint: Endpoint) -> None:
+    reply = chat("")
+    reply["choices"][0]["message"]["content"] = [
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+    ]
+    endpoint.reply = lambda path, body: (200, reply)
+    assert OpenAIModel("m", base_url=endpoint.url).complete([make_request(1)])[0].text == "ab"
+
+
+def test_lone_surrogates_do_not_stop_a_call(endpoint: Endpoint) -> None:
+    asked = make_request(1, messages=(Message("user", "an attempt: \ud800"),))
+    assert OpenAIModel("m", base_url=endpoint.url).complete([asked])[0].text == "hi"

@@ -17,6 +17,7 @@ from persd.config import Config, TrainTable
 from persd.domains.code import feedback
 from persd.errors import UserError
 from persd.examples import TaskRecord, build, export, parts_of
+from persd.files import refuse_target
 from persd.ledger import Ledger
 from persd.models import checkpoint_of
 from persd.progress import QUIET, Progress
@@ -260,6 +261,7 @@ def build_run(
 ) -> dict[str, Any]:
     """``persd build``: write a variant's data set; gives examples, rejected by reason, path."""
     parts_of(variant)
+    refuse_target(out, "the data set")
     with Ledger(run_dir, create=False) as ledger:
         rounds = ledger.rounds()
         if not rounds or (round is not None and round not in rounds):
@@ -305,7 +307,8 @@ def train_run(
     base = model or config.student.model
     settings = train_settings(config.train, config.run.seed)
     metrics = _train(base, examples, out, settings, config, progress, f"train {variant}")
-    return {"examples": len(examples), "path": str(out), "base": base, **metrics}
+    counts = {k: int(v) if v.is_integer() and k != "epochs" else v for k, v in metrics.items()}
+    return {**counts, "examples": len(examples), "path": str(out), "base": base}
 
 
 def stored_config(ledger: Ledger) -> Config:

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from persd import __version__
+from persd.errors import WorkFailed
 from persd.ledger import Ledger
 from persd.models import Model, ModelUnavailable
 from persd.money import FREE, Budget, Price
 from persd.records import Call, Completion, Request, content_id
 
+#: Calls a model may leave unanswered before its first answer.
+SILENCE = 8
 #: Stored answers handed on together.
 _HITS = 64
 
@@ -47,6 +50,8 @@ class Asker:
     ledger: Ledger
     price: Price | None = FREE
     budget: Budget = field(default_factory=lambda: Budget(None))
+    _silent: int | None = 0
+    """Calls in a row without an answer, before the first answer; None: it has answered."""
     _pools: list[ThreadPoolExecutor] = field(default_factory=list)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Answer]:
@@ -137,7 +142,9 @@ class Asker:
             try:
                 completions = self.model.complete([r for _, r in batch])
             except ModelUnavailable as e:
+                self._note_silence(e)
                 return [Answer(r, key, None, "unavailable", str(e)) for key, r in batch]
+            self._silent = None
             seconds = (time.monotonic() - started) / len(batch)
             calls = [
                 self._call(key, r, c, seconds)
@@ -152,6 +159,16 @@ class Asker:
             Answer(r, call.call_id, call.completion)
             for (_, r), call in zip(batch, calls, strict=True)
         ]
+
+    def _note_silence(self, error: ModelUnavailable) -> None:
+        """A model that has answered nothing yet and does not begin to is not asked further."""
+        if self._silent is not None:
+            self._silent += 1
+            if self._silent >= SILENCE:
+                raise WorkFailed(
+                    f"{self.model.name} does not answer ({error}); what was collected is kept, "
+                    "run it again to go on"
+                )
 
     def _call(self, key: str, request: Request, c: Completion, seconds: float) -> Call:
         priced = Completion(

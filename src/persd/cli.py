@@ -95,7 +95,15 @@ def collect(config_file: ConfigFile, overrides: Set = None, as_json: Json = Fals
             _print_json(totals)
         else:
             tables.print_funnel(_console(), opened.ledger)
-            _hint(f"persd build {config.run.dir} --variant {config.run.promoted} --out data.jsonl")
+            if totals["examples"]:
+                out = f"--variant {config.run.promoted} --out data.jsonl"
+                _hint(f"persd build {config.run.dir} {out}")
+        silent = [s for s in opened.ledger.states(1).values() if s.state == "unavailable"]
+    if silent:
+        raise WorkFailed(
+            f"{len(silent)} tasks got no answer (the first: {silent[0].detail}); "
+            "run it again to ask once more"
+        )
 
 
 @app.command()
@@ -118,9 +126,9 @@ def build(
     if as_json:
         _print_json(result)
         return
-    _say(f"{result['examples']} examples of {variant} -> {out}  (card: {out}.md)")
+    print(f"{result['examples']} examples of {variant} -> {out}  (card: {out}.md)")
     for reason, count in sorted(result["rejected"].items()):
-        _say(f"  left out: {count} {reason}")
+        print(f"  left out: {count} {reason}")
 
 
 @app.command()
@@ -141,7 +149,7 @@ def train(
     if as_json:
         _print_json(result)
     else:
-        _say(f"trained on {result['examples']} examples -> {result['path']}")
+        print(f"trained on {result['examples']} examples -> {result['path']}")
 
 
 @app.command()
@@ -162,7 +170,7 @@ def view(
     run_dir: RunDir,
     task: Annotated[str | None, typer.Option(help="One task.")] = None,
     state: Annotated[str | None, typer.Option(help="Tasks in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="Tasks to show.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Tasks to show.")] = 5,
 ) -> None:
     """Attempts beside their repairs, in the terminal."""
     from persd.ledger import Ledger
@@ -192,7 +200,7 @@ def doctor(as_json: Json = False) -> None:
 def tasks_check(
     source: Annotated[str, typer.Argument(help="humaneval, mbpp, lab or a task file.")],
     data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Tasks to check.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to check.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run every reference and a stub: bad tests are named before anyone pays."""
@@ -209,7 +217,7 @@ def tasks_check(
             print(visible(f"{fault['task_id']}: {fault['reason']}: {fault['detail']}"))
         for fault in found.get("warnings", []):
             _say(f"warning: {fault['task_id']}: {fault['reason']}: {fault['detail']}")
-        _say(f"{found['ok']} of {found['tasks']} tasks are sound")
+        print(f"{found['ok']} of {found['tasks']} tasks are sound")
     if found["problems"]:
         raise typer.Exit(1)
 
@@ -237,15 +245,23 @@ def import_persdistill(
 def main() -> None:
     """The entry point: errors a user can mend are one line and exit code 2."""
     try:
-        app()
+        # not standalone: a wrong flag is then told like every other mistake
+        code = app(standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except typer.TyperException as e:
+        said = e.format_message() if hasattr(e, "format_message") else str(e)
+        if not said.strip():
+            raise SystemExit(2) from None  # the help was shown
+        where = getattr(getattr(e, "ctx", None), "command_path", "persd")
+        _fail(f"{said} Try: {where} --help", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted; what was answered is kept, run it again to go on", 130)
     except UserError as e:
         _fail(e.one_line(), 2)
     except WorkFailed as e:
         _fail(" ".join(str(e).split()), 1)
     except sqlite3.OperationalError as e:
         _fail(f"the ledger cannot be used: {e}; mend that and run it again to go on", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was answered is kept, run it again to go on", 130)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(1) from None
@@ -255,6 +271,7 @@ def main() -> None:
 
 
 def _run_all(config: Config, as_json: bool) -> None:
+    _refuse_untrainable(config)
     from persd import report as reports
     from persd.loop import run_all
     from persd.report import summary, tables
@@ -275,6 +292,17 @@ def _run_all(config: Config, as_json: bool) -> None:
         _print_json({**totals, "rows": rows, "seconds": seconds, "report": str(path)})
     else:
         _say(f"{seconds:.0f} s, {totals['usd_text']}; report: {path}")
+
+
+def _refuse_untrainable(config: Config) -> None:
+    """A student that cannot be fine-tuned is refused before anything is paid."""
+    model = config.student.model
+    if config.student.base_url or model.partition(":")[0] in ("scripted", "recorded"):
+        how = f"served at {config.student.base_url}" if config.student.base_url else "not a model"
+        raise UserError(
+            f"student {model} is {how}, so it cannot be trained here",
+            hint="persd collect CONFIG.toml collects its data; persd train RUN --model FOLDER",
+        )
 
 
 def _open(config: Config, progress: Progress) -> Run:

@@ -42,7 +42,7 @@ class RunTable(_Table):
     dir: str = Field(min_length=1)
     """Folder of the run: its ledger, checkpoints and report."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    rounds: int = Field(default=1, ge=1)
+    rounds: int = Field(default=1, ge=1, le=1000)
     variants: list[Variant] = Field(default=["persd-combined"], min_length=1)
     promote: Variant | None = None
     """Variant whose student attempts in the next round; None: the last one listed."""
@@ -62,7 +62,7 @@ class TasksTable(_Table):
     source: Literal["humaneval", "mbpp", "persdistill", "lab", "jsonl"]
     path: str | None = None
     """A local file (jsonl, humaneval, mbpp) or folder (persdistill); None: the Hub."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """Tasks to take; None: all (lab: 300)."""
 
 
@@ -154,7 +154,7 @@ class EvaluateTable(_Table):
     """humaneval, mbpp, lab, or a task file; empty: no evaluation."""
     data: dict[str, str] = {}
     """Local file of a benchmark, by its name."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """Tasks of each benchmark; None: all (lab: 100)."""
     samples: int = Field(default=20, ge=1)
     k: list[int] = Field(default=[1, 5, 10, 20], min_length=1)
@@ -180,9 +180,9 @@ class VerifyTable(_Table):
 
     workers: int | None = Field(default=None, ge=1, le=256)
     """Processes; None: one a core."""
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, le=3600)
     """CPU seconds a test; None: 3."""
-    memory_mb: int | None = Field(default=None, ge=32)
+    memory_mb: int | None = Field(default=None, ge=32, le=1 << 20)
     """Memory of a program; None: 512."""
 
 
@@ -236,10 +236,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise _toml_error(e, path, text) from e
     for override in overrides:
         _override(plain, override)
-    return _validate(plain, path, text)
+    return _validate(plain, path, text, overrides)
 
 
-def _validate(plain: dict[str, Any], path: Path, text: str) -> Config:
+def _validate(plain: dict[str, Any], path: Path, text: str, overrides: Sequence[str]) -> Config:
     try:
         return Config.model_validate(plain)
     except ValidationError as e:
@@ -248,9 +248,11 @@ def _validate(plain: dict[str, Any], path: Path, text: str) -> Config:
         first = faults[0]
         keys = [str(k) for k in first["loc"] if isinstance(k, str)]
         line = _line_of(text, keys)
+        given = [o for o in overrides if o.partition("=")[0].strip() == ".".join(keys)]
+        where = f"{path}:{line}" if line else str(path)
         raise UserError(
             _fault_text(first, keys),
-            where=f"{path}:{line}" if line else str(path),
+            where=f"--set {given[-1].partition('=')[0]}" if given else where,
             hint=f"mend it, then: persd run {path}",
         ) from e
 
@@ -269,6 +271,8 @@ def _fault_text(fault: Any, keys: list[str]) -> str:
     plain = not isinstance(value, dict | list | BaseModel)
     shown = f" = {value!r}" if plain and not secret else ""
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = "must be a table"
     if keys[-1:] == ["variants"] and isinstance(value, str):
         message = f"unknown variant; known: {', '.join(VARIANTS)}"
     return f"{name}{shown}: {message}" if name else message

@@ -16,16 +16,15 @@ attempt a (with feedback f) came out of the loop.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from persd.domains.code import Misaligned, label, refine_prompt, task_prompt
 from persd.errors import UserError
+from persd.files import replacing
 from persd.progress import QUIET, Progress
 from persd.records import (
     VARIANTS,
@@ -253,18 +252,10 @@ def export(
     path = Path(path)
     rows = [{column: getattr(e, column) for column in COLUMNS} for e in examples]
     variant = variant or (examples[0].variant if examples else "")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as unfinished:
-            FORMATS[fmt](rows, unfinished)
-        with _replacing(path.with_name(f"{path.name}.md")) as unfinished:
-            unfinished.write_text(_card(variant, fmt, examples, rejected, note), encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot write the data set ({error.strerror or error})",
-            where=str(path),
-            hint="Choose another --out",
-        ) from None
+    with replacing(path, "the data set", folder=True) as unfinished:
+        FORMATS[fmt](rows, unfinished)
+    with replacing(path.with_name(f"{path.name}.md"), "its card") as unfinished:
+        unfinished.write_text(_card(variant, fmt, examples, rejected, note), encoding="utf-8")
 
 
 def _write_trl(rows: Sequence[Mapping[str, str]], path: Path) -> None:
@@ -290,23 +281,6 @@ FORMATS: Mapping[str, Callable[[Sequence[Mapping[str, str]], Path], None]] = {
     "trl": _write_trl,
     "parquet": _write_parquet,
 }
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes the place of ``path`` once it is whole."""
-    if path.is_dir() or not path.name:
-        raise UserError(
-            "cannot write the data set: that is a folder", where=str(path), hint="Give --out a file"
-        )
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as done:
-            os.fsync(done.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _card(

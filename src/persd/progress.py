@@ -33,8 +33,15 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def abandon(self) -> None:
+        """The stage was broken off by an error, which is told elsewhere."""
         self.close()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
 
 
 #: For those who want to hear nothing.
@@ -105,6 +112,9 @@ class PlainProgress(_Counting):
     def close(self) -> None:
         if self._name:
             self.say(self._line())
+        self._name = ""
+
+    def abandon(self) -> None:
         self._name = ""
 
 

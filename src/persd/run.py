@@ -117,7 +117,10 @@ class Run:
         stored = self.ledger.tasks()
         if not stored:
             if not tasks:
-                raise UserError("there is no task to work on", where=self.config.tasks.source)
+                table = self.config.tasks
+                raise UserError(
+                    "it holds no task", where=table.path or table.source, hint="persd tasks check"
+                )
             self.ledger.add_tasks(tasks)
             return list(tasks)
         kept, given = (
@@ -242,7 +245,8 @@ class Run:
         todo = [
             t for t in tasks if t.task_id not in states or states[t.task_id].state in OPEN_STATES
         ]
-        self.progress.stage(f"round {round}", len(todo))
+        if todo:
+            self.progress.stage(f"round {round}", len(todo))
         return todo
 
     def end(self, case: Case, round: int, state: State, detail: str = "") -> None:

@@ -80,7 +80,10 @@ class OpenAIModel:
         with self._lock:
             if self._client is None:
                 import openai
+                import stamina
 
+                # the command line speaks; a library's log lines would break into it
+                stamina.instrumentation.set_on_retry_hooks([])
                 self._client = openai.OpenAI(
                     api_key=self._key(), base_url=self._base_url, max_retries=0, timeout=TIMEOUT
                 )

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from persd.errors import UserError
+from persd.files import replacing
 from persd.ledger import Ledger
 
 #: Attempts beside their repairs that the page shows.
@@ -26,7 +25,10 @@ def write(run: Path, out: Path | None = None, shown: int = SHOWN) -> Path:
     """
     with Ledger(run, read_only=True) as ledger, _one_moment(ledger):
         page = render(ledger, shown)
-    return _put(Path(run) / "report.html" if out is None else Path(out), page)
+    path = Path(run) / "report.html" if out is None else Path(out)
+    with replacing(path, "the report") as unfinished:
+        unfinished.write_text(page, encoding="utf-8", newline="\n")
+    return path
 
 
 def render(ledger: Ledger, shown: int = SHOWN) -> str:
@@ -73,23 +75,3 @@ def _template() -> Any:
     }
     environment.globals |= {"share": text.share}
     return environment.get_template("page.html")
-
-
-def _put(path: Path, page: str) -> Path:
-    if path.is_dir() or not path.name:
-        raise UserError(
-            "cannot write the report: that is a folder", where=str(path), hint="give --out a file"
-        )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except OSError as e:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(
-            f"cannot write the report: {e.strerror or e}",
-            where=str(path),
-            hint="give another file: persd report RUN --out report.html",
-        ) from e
-    return path

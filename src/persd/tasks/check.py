@@ -17,6 +17,7 @@ from typing import Any
 
 from persd.domains.align import Misaligned, read_header
 from persd.domains.prompts import feedback
+from persd.errors import UserError
 from persd.progress import Progress
 from persd.records import Task, Verdict
 from persd.sandbox import Limits, Sandbox
@@ -44,12 +45,19 @@ def check_source(
     if source == "lab":
         items = load("lab", limit=limit)
     elif source == "mbpp":
-        items = chain(read(source, path=path, split="train"), read(source, path=path, split="test"))
+        test = read(source, path=path, split="test")
+        items = chain(
+            read(source, path=path, split="train"),
+            (item for item in test if not isinstance(item, Fault)),  # told once already
+        )
     else:
         items = read(source, path=path)
     progress.stage("tasks", limit)
     with Sandbox() as box:
-        return check(box, islice(items, limit), progress)
+        found = check(box, islice(items, limit), progress)
+    if not found["tasks"]:
+        raise UserError("it holds no task", where=path or source, hint="A row a task; README.md")
+    return found
 
 
 def check(

@@ -93,6 +93,8 @@ def _task_id(row: Row) -> str:
     task_id = row.text("task_id")
     if not task_id.strip():
         raise Wrong("missing_key", '"task_id" is empty', "Give each task an id of its own")
+    if not task_id.isprintable():
+        raise Wrong("bad_task_id", f"{task_id!a} holds control characters", "Use printable ids")
     return task_id
 
 
