@@ -71,6 +71,14 @@ def exact(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def holds_nan(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(holds_nan(k) or holds_nan(v) for k, v in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(map(holds_nan, value))
+    return bool(isinstance(value, (float, complex)) and value != value)
+
+
 @CALM
 @given(VALUES)
 def test_round_trip_is_exact(value: Any) -> None:
@@ -95,7 +103,7 @@ def test_canonical_texts_are_equal_exactly_for_equal_values_of_equal_types(a: An
     if exact(a, b):
         assert same
     if same:
-        assert close(a, b, None, exact=True) or "nan" in codec.show([a, b])
+        assert close(a, b, None, exact=True) or holds_nan(a)
 
 
 @CALM
