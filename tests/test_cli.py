@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from persd.errors import UserError
 from test_kill import load_bench
 
 kill = load_bench("kill")
@@ -226,6 +229,40 @@ def test_a_missing_key_is_told_before_anything_is_asked(config: Path, tmp_path: 
 )
 def test_a_wrong_flag_is_one_line(args: list[str]) -> None:
     assert "--help" in mend(persd(*args))
+
+
+def test_an_interrupt_is_told_and_nothing_is_lost(config: Path, tmp_path: Path) -> None:
+    with kill.Teacher(latency=0.2).serve() as url:
+        slow = f'teacher={{model="x", base_url="{url}", max_in_flight=1}}'
+        process = subprocess.Popen(
+            [sys.executable, "-m", "persd.cli", "collect", str(config), "--set", slow],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # who runs the tests in the background ignores it, and a child inherits that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        )
+        ledger = tmp_path / "run" / "ledger.sqlite"
+        for _ in range(200):
+            if ledger.is_file() and stored_calls(ledger.parent) > 13:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=30)[1]
+        assert process.returncode == 130
+        assert told.rstrip().endswith("run it again to go on")
+        assert stored_calls(ledger.parent) > 13
+        assert persd("collect", config, "--set", slow).returncode == 0
+
+
+def stored_calls(run: Path) -> int:
+    from persd.ledger import Ledger
+
+    try:
+        with Ledger(run, read_only=True) as opened:
+            return int(opened.query("SELECT COUNT(*) AS n FROM calls")[0]["n"])
+    except UserError:  # just being made
+        return 0
 
 
 def test_a_student_that_cannot_be_trained_is_refused_before_anything(config: Path) -> None:

@@ -242,11 +242,17 @@ def import_persdistill(
     _hint(f"persd build {run_dir} --variant persd-combined --out data.jsonl")
 
 
+#: Exit code of a command that was interrupted.
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """The entry point: errors a user can mend are one line and exit code 2."""
     try:
         # not standalone: a wrong flag is then told like every other mistake
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer has swallowed the interrupt
+            raise KeyboardInterrupt
         raise SystemExit(code if isinstance(code, int) else 0)
     except typer.TyperException as e:
         said = e.format_message() if hasattr(e, "format_message") else str(e)
@@ -255,7 +261,7 @@ def main() -> None:
         where = getattr(getattr(e, "ctx", None), "command_path", "persd")
         _fail(f"{said} Try: {where} --help", 2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was answered is kept, run it again to go on", 130)
+        _fail("interrupted; what was answered is kept, run it again to go on", _INTERRUPTED)
     except UserError as e:
         _fail(e.one_line(), 2)
     except WorkFailed as e:
