@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from persd.direct import solution_of
+from persd.direct import answered
 from persd.domains.code import task_prompt
 from persd.records import Message, Request, derive_seed
 from persd.run import NOT_ATTEMPTS, Case, Run
@@ -23,20 +23,10 @@ def attempt(run: Run, cases: Iterable[Case], round: int, student: str) -> Iterat
     served student was not asked or did not answer.
     """
     asker = run.student(student)
-    waiting: dict[str, Case] = {}
-
-    def requests() -> Iterator[Request]:
-        for case in cases:
-            waiting[case.task.task_id] = case
-            yield attempt_request(run, case, round)
 
     def attempts() -> Iterator[Case]:
-        for answer in asker.complete(requests()):
-            case = waiting.pop(answer.request.task.task_id)
-            if answer.missing:
-                run.end(case, round, answer.missing, answer.detail)
-                continue
-            solution = solution_of(answer, asker.model.name)
+        written = answered(run, asker, cases, round, lambda c: attempt_request(run, c, round))
+        for case, solution in written:
             case = replace(case, attempt=solution)
             if solution.finish in NOT_ATTEMPTS:
                 run.ledger.add_solution(solution)

@@ -6,10 +6,10 @@ standard and the personalised data sets are drawn from, so that they compare lab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from persd.calls import Answer
+from persd.calls import Answer, Asker
 from persd.domains.code import parse_reply, teacher_direct
 from persd.records import Request, Solution, State, Task, Verdict, content_id, derive_seed
 from persd.run import NO_CODE, Case, Run
@@ -64,26 +64,48 @@ def _ask(run: Run, tasks: list[Task], round: int) -> Iterator[tuple[Task, Soluti
     if not tasks:
         return
     spec = run.config.teacher[0]
-    requests = (
-        Request(
+
+    def request(case: Case) -> Request:
+        return Request(
             purpose="direct",
-            messages=teacher_direct(task),
-            task=task,
-            seed=derive_seed(run.config.run.seed, task.task_id, "direct"),
+            messages=teacher_direct(case.task),
+            task=case.task,
+            seed=derive_seed(run.config.run.seed, case.task.task_id, "direct"),
             temperature=spec.temperature,
             top_p=spec.top_p,
             max_tokens=spec.max_tokens,
             round=0,
         )
-        for task in tasks
-    )
+
     # in order, so that a resumed run draws the same batches of attempts
-    for answer in run.teacher().in_order(requests):
-        task = answer.request.task
+    cases = map(Case, tasks)
+    for case, solution in answered(run, run.teacher(), cases, round, request, in_order=True):
+        yield case.task, solution
+
+
+def answered(
+    run: Run,
+    asker: Asker,
+    cases: Iterable[Case],
+    round: int,
+    request: Callable[[Case], Request],
+    *,
+    in_order: bool = False,
+) -> Iterator[tuple[Case, Solution]]:
+    """Every case with what the model wrote for it; ends those that got no answer."""
+    waiting: dict[str, Case] = {}
+
+    def requests() -> Iterator[Request]:
+        for case in cases:
+            waiting[case.task.task_id] = case
+            yield request(case)
+
+    for answer in (asker.in_order if in_order else asker.complete)(requests()):
+        case = waiting.pop(answer.request.task.task_id)
         if answer.missing:
-            run.end(Case(task), round, answer.missing, answer.detail)
-            continue
-        yield task, solution_of(answer, run.teacher().model.name)
+            run.end(case, round, answer.missing, answer.detail)
+        else:
+            yield case, solution_of(answer, asker.model.name)
 
 
 def solution_of(answer: Answer, author: str) -> Solution:

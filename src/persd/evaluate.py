@@ -123,22 +123,10 @@ def held_out(run: Run, benchmark: str) -> list[Task]:
 
 def first_step(run: Run, asker: Asker, benchmark: str, tasks: list[Task]) -> Iterator[Sample]:
     """``samples`` samples of every task, written from the task alone."""
-    table = run.config.evaluate
     requests = (
-        Request(
-            purpose="attempt",
-            messages=(Message("user", task_prompt(task)),),
-            task=task,
-            seed=derive_seed(run.config.run.seed, benchmark, task.task_id, sample),
-            temperature=table.temperature,
-            top_p=table.top_p,
-            max_tokens=table.max_tokens,
-            benchmark=benchmark,
-            round=0,
-            sample=sample,
-        )
+        _request(run, benchmark, task, sample, task_prompt(task))
         for task in tasks
-        for sample in range(table.samples)
+        for sample in range(run.config.evaluate.samples)
     )
     return _judged(run, _answered(asker, requests))
 
@@ -158,27 +146,32 @@ def next_step(
             failing.append((sample, seen))
     run.progress.step(len(kept))
     yield from kept
-    table = run.config.evaluate
     requests = (
-        Request(
-            purpose="attempt",
-            messages=(Message("user", _refine_text(sample, seen)),),
-            task=sample.task,
-            seed=derive_seed(
-                run.config.run.seed, benchmark, sample.task.task_id, sample.solution.sample, step
-            ),
-            temperature=table.temperature,
-            top_p=table.top_p,
-            max_tokens=table.max_tokens,
-            parent=sample.solution,
-            benchmark=benchmark,
-            round=0,
+        replace(
+            _request(run, benchmark, s.task, s.solution.sample, _refine_text(s, seen), step),
+            parent=s.solution,
             step=step,
-            sample=sample.solution.sample,
         )
-        for sample, seen in failing
+        for s, seen in failing
     )
     yield from _judged(run, _answered(asker, requests))
+
+
+def _request(run: Run, benchmark: str, task: Task, sample: int, prompt: str, *step: int) -> Request:
+    """One sample's question; a later step has a seed of its own."""
+    table = run.config.evaluate
+    return Request(
+        purpose="attempt",
+        messages=(Message("user", prompt),),
+        task=task,
+        seed=derive_seed(run.config.run.seed, benchmark, task.task_id, sample, *step),
+        temperature=table.temperature,
+        top_p=table.top_p,
+        max_tokens=table.max_tokens,
+        benchmark=benchmark,
+        round=0,
+        sample=sample,
+    )
 
 
 def _refine_text(sample: Sample, seen: Verdict) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from persd.config import TeacherTable
-from persd.direct import solution_of, why_failed
+from persd.direct import answered, why_failed
 from persd.domains.code import feedback, teacher_refine, teacher_retry
 from persd.records import Message, Request, Solution, Verdict, derive_seed
 from persd.run import Case, Run
@@ -39,23 +39,11 @@ def _one_try(
     run: Run, cases: Iterable[Case], round: int, place: tuple[int, int, int]
 ) -> Iterator[Case]:
     """One try of every case; ends those it settles and gives those that need another."""
-    asker = run.teacher(place[0])
-    waiting: dict[str, Case] = {}
-
-    def requests() -> Iterator[Request]:
-        for case in cases:
-            waiting[case.task.task_id] = case
-            yield refine_request(run, case, round, place)
-
-    def repairs() -> Iterator[Case]:
-        for answer in asker.complete(requests()):
-            case = waiting.pop(answer.request.task.task_id)
-            if answer.missing:
-                run.end(case, round, answer.missing, answer.detail)
-            else:
-                yield replace(case, refinement=solution_of(answer, asker.model.name))
-
-    for case, verdict in run.judge((c, c.task, c.refinement) for c in repairs() if c.refinement):
+    written = answered(
+        run, run.teacher(place[0]), cases, round, lambda c: refine_request(run, c, round, place)
+    )
+    repairs = (replace(case, refinement=solution) for case, solution in written)
+    for case, verdict in run.judge((c, c.task, c.refinement) for c in repairs if c.refinement):
         if verdict.passed:
             run.end(case, round, "refined")
         elif verdict.status == "not_run":
