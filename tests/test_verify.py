@@ -202,15 +202,15 @@ def test_verdicts_come_in_order_from_a_stream_in_a_small_window(box: Sandbox) ->
 
     def jobs() -> Iterator[Job]:
         nonlocal taken
-        for n in range(200):
+        for n in range(1500):
             taken += 1
-            slow = "import time; time.sleep(0.05)\n" if n % 50 == 0 else ""
+            slow = "import time; time.sleep(0.05)\n" if n == 0 else ""
             yield Job(str(n), TASK, slow + RIGHT)
 
     stream = verify(box, jobs())
     first = [next(stream).solution_id for _ in range(5)]
-    assert taken < 30
-    assert [*first, *(v.solution_id for v in stream)] == [str(n) for n in range(200)]
+    assert taken <= box.ahead + 5
+    assert [*first, *(v.solution_id for v in stream)] == [str(n) for n in range(1500)]
 
 
 def test_one_sandbox_serves_several_threads(box: Sandbox) -> None:
@@ -225,10 +225,9 @@ def test_one_sandbox_serves_several_threads(box: Sandbox) -> None:
 
 def test_a_worker_that_dies_is_replaced(box: Sandbox) -> None:
     assert judge(box, RIGHT).passed
-    for _ in range(box.workers):
-        pair = box._pairs.get()
-        pair.worker("program").process.kill()
-        box._pairs.put(pair)
+    for slot in box._slots:
+        for worker in slot.workers.values():
+            worker.process.kill()
     time.sleep(0.05)
     assert [v.status for v in verify(box, [Job("s", TASK, RIGHT)] * 6)] == ["passed"] * 6
 
@@ -238,9 +237,9 @@ def test_closing_ends_what_runs() -> None:
     code = "import time\ndef f(x): time.sleep(60)"
     with ThreadPoolExecutor(1) as threads:
         future = threads.submit(judge, box, code)
-        while not box._pairs.empty():
+        while not any(slot.queue for slot in box._slots):
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(0.3)
         start = time.monotonic()
         box.close()
         assert time.monotonic() - start < 2
@@ -257,9 +256,8 @@ import sys
 from persd.sandbox import Program, Sandbox
 with Sandbox(workers=1) as box:
     box.probe()
-    worker = box._pairs.get()
-    print(worker.worker("program").process.pid, worker.worker("program").box, flush=True)
-    box._pairs.put(worker)
+    worker = box._slots[0].workers["program"]
+    print(worker.process.pid, worker.box, flush=True)
     list(box.run([Program("import time; time.sleep(60)", "f", ("f()",))]))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

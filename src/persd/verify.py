@@ -6,71 +6,202 @@ its calls; what it returns is compared here, on this side, as plain data.
 
 from __future__ import annotations
 
-import ast
-import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 
-from persd.records import Status, Task, Test, TestResult, Verdict
-from persd.sandbox import Limits, Outcome, Program, Sandbox, codec
-from persd.sandbox.compare import NotLiteral, agrees
+from persd.cache import Cache, job_key
+from persd.calibrate import References, first_limits, measuring, more_limits
+from persd.records import Task, Test, Verdict
+from persd.sandbox import Limits, Outcome, Program, Sandbox, Session
+from persd.verdicts import Job, judge
 
-_TEXT = 300
-_DENIED = frozenset({1, 13, 30, 38, 97})  # EPERM EACCES EROFS ENOSYS EAFNOSUPPORT
-_QUOTA = frozenset({23, 24, 27, 28, 122})  # ENFILE EMFILE EFBIG ENOSPC EDQUOT
-_TIMEOUTS = {
-    "cpu": "over {0:g} s of CPU",
-    "wall": "over the wall-clock backstop",
-    "idle": "asleep",
-    "stopped": "stopped itself",
-}
+#: What a program that uses persd as a library needs to judge others.
+__all__ = ["Cache", "Job", "Limits", "Sandbox", "Task", "Test", "Verdict", "verify"]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One program to judge, and by which tests."""
-
-    solution_id: str
-    task: Task
-    code: str
-    """The whole program; it defines ``task.entry_point``."""
-    tests: Literal["hidden", "seen"] | tuple[Test, ...] = "hidden"
-    """``hidden``: the task's tests and test code; ``seen``: its seen tests; or these."""
-    limits: Limits | None = None
-    """None: the default limits."""
-    stop_at_first_failure: bool = False
-
-    @property
-    def chosen(self) -> tuple[Test, ...]:
-        if self.tests == "hidden":
-            return self.task.tests
-        return self.task.seen_tests if self.tests == "seen" else self.tests
-
-    @property
-    def check(self) -> str | None:
-        return self.task.test_code if self.tests == "hidden" else None
-
-
-def verify(box: Sandbox, jobs: Iterable[Job]) -> Iterator[Verdict]:
+def verify(
+    box: Sandbox,
+    jobs: Iterable[Job],
+    *,
+    batch: bool = False,
+    cache: Cache | None = None,
+    repeats: int = 1,
+) -> Iterator[Verdict]:
     """Verdicts in the order of the jobs, as they are ready, in flat memory.
 
+    ``batch``: tame programs (``sandbox/tame.py``) share processes, ``BATCH`` at a time, and each
+    that does not pass is run again alone; quicker, and weaker between the programs of a batch:
+    not for evaluation. ``cache`` answers programs that were judged before. ``repeats``: run each
+    program so often, with other random seeds; where the verdicts differ it is ``flaky``.
+
     Never raises for a bad program or a bad test: a test that cannot be run or read is
-    ``not_run`` with the reason, and so is a job without tests.
+    ``not_run`` with the reason, and so is a job without tests. Raises UserError where this
+    machine cannot hold the programs (``Sandbox``).
     """
-    waiting: deque[Job] = deque()
-
-    def programs() -> Iterator[Program]:
+    with Session(box) as session:
+        line = _Line(session, box, batch, cache, repeats)
         for job in jobs:
-            waiting.append(job)
-            yield _program(job)
-
-    for outcome in box.run(programs()):
-        yield _judge(waiting.popleft(), outcome)
+            line.add(job)
+            yield from line.ready(box.ahead)
+        yield from line.ready(0)
 
 
-def _program(job: Job) -> Program:
+#: Programs that share a process in the batch lane.
+BATCH = 8
+
+
+class _Case:
+    """A job on its way to its verdict."""
+
+    __slots__ = ("job", "key", "steps", "verdict")
+
+    def __init__(self, job: Job, steps: Steps, key: str) -> None:
+        self.job, self.steps, self.key = job, steps, key
+        self.verdict: Verdict | None = None
+
+
+class _Line:
+    """Jobs in order, each taken through its steps as the sandbox answers."""
+
+    def __init__(
+        self, session: Session, box: Sandbox, batch: bool, cache: Cache | None, repeats: int
+    ) -> None:
+        self.session, self.box, self.batch = session, box, batch
+        self.cache, self.repeats = cache, repeats
+        self.references = References()
+        self.order: deque[_Case] = deque()
+        self.group: list[tuple[_Case, Program]] = []
+        self.waiting: dict[str, list[_Case]] = {}
+
+    def add(self, job: Job) -> None:
+        """Begin a job, unless its verdict is known or being found."""
+        key = "" if self.cache is None else job_key(job, self.repeats)
+        case = _Case(job, _steps(job, self.references, self.repeats), key)
+        self.order.append(case)
+        if self.cache is not None and self._is_known(case):
+            return
+        program = next(case.steps)
+        if self.batch and program.check is None:
+            self._share(case, program)
+        else:
+            self.session.submit([case], (program,))
+
+    def _is_known(self, case: _Case) -> bool:
+        """Whether its verdict is there, or will be once that of a job like it is."""
+        assert self.cache is not None
+        known = self.cache.get(case.key)
+        if known is not None:
+            case.verdict = replace(known, solution_id=case.job.solution_id)
+            return True
+        if case.key in self.waiting:
+            self.waiting[case.key].append(case)
+            return True
+        self.waiting[case.key] = []
+        return False
+
+    def _share(self, case: _Case, program: Program) -> None:
+        """Put it with others to share a process; workers that are idle do not wait."""
+        if self.group and self.group[0][1].limits != program.limits:
+            self._flush()
+        self.group.append((case, program))
+        if len(self.group) >= BATCH or self.session.pending < self.box.workers:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.group:
+            programs = tuple(program for _, program in self.group)
+            self.session.submit([case for case, _ in self.group], programs)
+            self.group = []
+
+    def ready(self, most: int) -> Iterator[Verdict]:
+        """Verdicts that are next in order; waits while more than ``most`` jobs are under way."""
+        while self.order:
+            full = len(self.order) > most
+            if full and self.session.pending < self.box.workers:
+                self._flush()
+            known = self.order[0].verdict is not None
+            for cases, outcomes in self.session.take(block=full and not known):
+                for case, outcome in zip(cases, outcomes, strict=True):
+                    self._go_on(case, outcome)
+            verdict = self.order[0].verdict
+            if verdict is not None:
+                self.order.popleft()
+                yield verdict
+            elif not full:
+                return
+
+    def _go_on(self, case: _Case, outcome: Outcome) -> None:
+        try:
+            following = case.steps.send(outcome)
+        except StopIteration as end:
+            self._settle(case, end.value)
+        else:
+            self.session.submit([case], (following,))
+
+    def _settle(self, case: _Case, verdict: Verdict) -> None:
+        case.verdict = verdict
+        if self.cache is not None:
+            if verdict.status != "not_run":
+                self.cache.put(case.key, verdict)
+            for other in self.waiting.pop(case.key):
+                other.verdict = replace(verdict, solution_id=other.job.solution_id)
+
+
+# --- the steps of one job ------------------------------------------------------------------
+
+#: Gives the program to run next, is sent its outcome, returns the verdict.
+Steps = Generator[Program, Outcome, Verdict]
+
+
+def _steps(job: Job, references: References, repeats: int) -> Steps:
+    verdict = yield from _one_verdict(job, references, 0)
+    for seed in range(1, repeats):
+        if verdict.status == "not_run":
+            break
+        again = yield from _one_verdict(job, references, seed)
+        if again.status not in (verdict.status, "not_run"):
+            worse = again if verdict.passed else verdict
+            seen = f"flaky: {verdict.status}, then {again.status}"
+            return replace(worse, reason=", ".join(filter(None, (seen, worse.reason))))
+    return verdict
+
+
+def _one_verdict(job: Job, references: References, seed: int) -> Steps:
+    """Run it; alone, if it did not pass in a batch; with more time, if time is what it lacked
+    and its reference or its earlier tests say that it may have more."""
+    limits = first_limits(job)
+    verdict = yield from _run(job, limits, seed)
+    while verdict.status == "timeout":
+        if not references.knows(job):
+            yield from _measure(job, references)
+        more = more_limits(job, verdict, limits, references.get(job))
+        if more is None:
+            break
+        limits = more
+        verdict = yield from _run(job, limits, seed)
+    return verdict
+
+
+def _run(job: Job, limits: Limits, seed: int) -> Steps:
+    program = _program(job, limits, seed)
+    outcome = yield program
+    verdict = judge(job, outcome, limits)
+    if not outcome.shared or verdict.passed:
+        return verdict
+    outcome = yield program  # alone, for its mates may be to blame
+    return judge(job, outcome, limits)
+
+
+def _measure(job: Job, references: References) -> Generator[Program, Outcome, None]:
+    """Run the task's reference with time to spare, to learn what these tests cost."""
+    known, limits = replace(job, code=job.task.reference or ""), measuring(job)
+    outcome = yield _program(known, limits, 0)
+    passed = judge(known, outcome, limits).passed
+    references.put(job, outcome if passed else None)
+
+
+def _program(job: Job, limits: Limits, seed: int) -> Program:
     return Program(
         source=job.code,
         entry_point=job.task.entry_point,
@@ -80,281 +211,6 @@ def _program(job: Job) -> Program:
         header=job.task.header if job.check is not None else "",
         texts=any(test.compare == "loose" for test in job.chosen),
         stop=job.stop_at_first_failure,
-        limits=job.limits or Limits(),
+        seed=seed,
+        limits=limits,
     )
-
-
-# --- from what happened to a verdict ------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """A status, its reason, and the test results behind it."""
-
-    status: Status
-    reason: str = ""
-    results: tuple[TestResult, ...] = ()
-
-
-def _judge(job: Job, outcome: Outcome) -> Verdict:
-    limits = job.limits or Limits()
-    found = _find(job, outcome, limits)
-    reasons = [found.reason] if found.reason else []
-    if any(frame.get("c") is True for frame in outcome.frames):
-        reasons.append("output cut")
-    return Verdict(
-        solution_id=job.solution_id,
-        status=found.status,
-        tests="seen" if job.tests == "seen" else "hidden",
-        reason=", ".join(reasons),
-        results=found.results,
-        seconds=outcome.cpu,
-        isolation=outcome.isolation,
-        limits={"cpu_seconds": limits.cpu_seconds, "memory_mb": limits.memory_mb},
-    )
-
-
-def _find(job: Job, outcome: Outcome, limits: Limits) -> _Finding:
-    if not outcome.ran:
-        return _Finding("not_run", outcome.detail)
-    if not job.chosen and job.check is None:
-        return _Finding("not_run", "no tests")
-    frames = deque(outcome.frames)
-    if job.task.setup:
-        setup = _take(frames, -2)
-        if setup is None or "e" in setup:
-            return _Finding("not_run", f"the task's setup fails: {_brief(setup)}")
-    loaded = _take(frames, -1)
-    if loaded is None:
-        return _ended("", outcome, limits, ())
-    if "e" in loaded:
-        return _not_loaded(loaded)
-    found = _tests(job, frames, outcome, limits)
-    if found.status != "passed" or job.check is None:
-        return found
-    return _checked(found.results, outcome, limits)
-
-
-def _take(frames: deque[Mapping[str, Any]], index: int) -> Mapping[str, Any] | None:
-    if frames and frames[0]["i"] == index:
-        return frames.popleft()
-    return None
-
-
-def _brief(frame: Mapping[str, Any] | None) -> str:
-    if frame is None:
-        return "it ended the process"
-    name, message, *_ = _raised(frame)
-    return f"{name}: {message}"[:200]
-
-
-def _raised(frame: Mapping[str, Any]) -> tuple[str, str, int | None, int | None]:
-    """Type name, message, line, errno of an exception frame, whatever is in it."""
-    raw = frame.get("e")
-    parts = list(raw) if isinstance(raw, list) else []
-    name, message, line, number = (parts + [None] * 4)[:4]
-    return (
-        clean(name, 80) if isinstance(name, str) else "Exception",
-        clean(message, 500) if isinstance(message, str) else "",
-        line if type(line) is int else None,
-        number if type(number) is int else None,
-    )
-
-
-def _not_loaded(frame: Mapping[str, Any]) -> _Finding:
-    name, message, line, number = _raised(frame)
-    result = TestResult(
-        call="",
-        status="error",
-        error_type=name,
-        message=message,
-        line=line,
-        stdout=_stdout(frame),
-        cpu_ms=_cpu_ms(frame),
-    )
-    kind = frame.get("k")
-    if kind == "syntax":
-        return _Finding("syntax", name if name not in _SYNTAX else "", (result,))
-    if kind == "missing":
-        return _Finding("error", "missing entry point", (result,))
-    status, reason = _error_status(name, message, number)
-    return _Finding(status, reason, (result,))
-
-
-_SYNTAX = frozenset({"SyntaxError", "IndentationError", "TabError"})
-
-
-def _error_status(name: str, message: str, number: int | None) -> tuple[Status, str]:
-    if name == "MemoryError":
-        return "memory", ""
-    if number in _DENIED or name == "PermissionError":
-        return "error", "denied"
-    if number in _QUOTA or message.startswith("can't start new thread"):
-        return "error", "quota"
-    return "error", ""
-
-
-def _tests(
-    job: Job, frames: deque[Mapping[str, Any]], outcome: Outcome, limits: Limits
-) -> _Finding:
-    """Judge call by call; the first test that did not pass decides the status."""
-    results: list[TestResult] = []
-    first: _Finding | None = None
-    for index, test in enumerate(job.chosen):
-        frame = _take(frames, index)
-        if frame is None:
-            ended = _ended(test.call, outcome, limits, tuple(results))
-            return _Finding(first.status, first.reason, ended.results) if first else ended
-        found = _one(test, frame)
-        if found.status == "not_run":
-            return _Finding("not_run", f"test {index + 1}: {found.reason}")
-        results.extend(found.results)
-        first = first or (found if found.status != "passed" else None)
-        if first and (job.stop_at_first_failure or found.status == "memory"):
-            break
-    if first is None:
-        return _Finding("passed", "", tuple(results))
-    return _Finding(first.status, first.reason, tuple(results))
-
-
-def _one(test: Test, frame: Mapping[str, Any]) -> _Finding:
-    if "e" in frame:
-        return _test_raised(test, frame)
-    try:
-        passed = agrees(test, frame)
-        value = codec.decode(frame["v"])
-    except NotLiteral as error:
-        return _Finding("not_run", f"expected {test.expected[:60]!r} is {error}")
-    except (codec.CodecError, KeyError):
-        return _Finding("error", _BROKEN, (_result(test, "error", frame, message=_BROKEN),))
-    actual = codec.show(value)
-    reason = "not plain data" if isinstance(value, codec.Other) and not passed else ""
-    result = _result(test, "passed" if passed else "failed", frame, actual=actual)
-    return _Finding("passed" if passed else "failed", reason, (result,))
-
-
-_BROKEN = "wrote to the judge's channel"
-
-
-def _test_raised(test: Test, frame: Mapping[str, Any]) -> _Finding:
-    name, message, line, number = _raised(frame)
-    if frame.get("k") == "call" and not _is_call(test.call):
-        return _Finding("not_run", f"not a call: {name}: {message}")
-    status, reason = _error_status(name, message, number)
-    more = {"error_type": name, "message": message, "line": line}
-    return _Finding(status, reason, (_result(test, "error", frame, **more),))
-
-
-def _is_call(source: str) -> bool:
-    """Whether the test itself is sound, for a program may only say that it is not."""
-    try:
-        body = ast.parse(source.strip()).body
-        return bool(body) and isinstance(body[-1], ast.Expr)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-
-
-def _result(
-    test: Test,
-    status: Literal["passed", "failed", "error"],
-    frame: Mapping[str, Any],
-    **more: Any,
-) -> TestResult:
-    more["actual"] = shorten(clean(more.get("actual", "")))
-    return TestResult(
-        call=shorten(test.call),
-        status=status,
-        expected=shorten(clean(test.expected)),
-        stdout=_stdout(frame),
-        cpu_ms=_cpu_ms(frame),
-        **more,
-    )
-
-
-def _ended(
-    call: str, outcome: Outcome, limits: Limits, results: tuple[TestResult, ...]
-) -> _Finding:
-    """The process was gone before its frame came: say why."""
-    status, reason, name = _end(outcome, limits)
-    last = TestResult(call=shorten(call), status="error", error_type=name, message=reason)
-    return _Finding(status, reason, (*results, last))
-
-
-def _end(outcome: Outcome, limits: Limits) -> tuple[Status, str, str]:
-    if outcome.broken or outcome.killed == "flood":
-        return "error", _BROKEN, "Error"
-    if outcome.killed in _TIMEOUTS:
-        reason = _TIMEOUTS[outcome.killed].format(limits.cpu_seconds)
-        return "timeout", reason, "TimeoutError"
-    if outcome.signal is not None:
-        if outcome.signal == signal.SIGXCPU:
-            return "timeout", _TIMEOUTS["cpu"].format(limits.cpu_seconds), "TimeoutError"
-        return "crashed", _signal_name(outcome.signal), "Crash"
-    return "crashed", f"early exit {outcome.exit}", "Crash"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _checked(results: tuple[TestResult, ...], outcome: Outcome, limits: Limits) -> _Finding:
-    """The verdict of test code that ran in its own process."""
-    last = outcome.check or {}
-    kind = last.get("k")
-    if kind == "passed":
-        return _Finding("passed", "", results)
-    call = clean(str(last.get("call", "")))
-    if kind == "gone" or (kind == "begin" and outcome.check_killed):
-        return _ended(call, outcome, limits, results)
-    if kind == "broken":
-        last_result = TestResult(shorten(call), "error", error_type="Error", message=_BROKEN)
-        return _Finding("error", _BROKEN, (*results, last_result))
-    if kind not in ("raised", "failed", "unfit"):
-        why = _brief(last) if kind == "fault" else outcome.check_killed or "its process ended"
-        return _Finding("not_run", f"the task's test code fails: {why}")
-    name, message, line, number = _raised(last)
-    result = TestResult(
-        call=shorten(call),
-        status="error" if kind == "raised" else "failed",
-        expected=shorten(clean(str(last.get("source", "")))),
-        actual=shorten(clean(str(last.get("value", "")))),
-        error_type=name if kind != "failed" else "",
-        message=message,
-        line=line if kind == "raised" else None,
-    )
-    if kind == "raised":
-        status, reason = _error_status(name, message, number)
-        return _Finding(status, reason, (*results, result))
-    reason = f"{name} in the test" if kind == "unfit" else ""
-    return _Finding("failed", reason, (*results, result))
-
-
-# --- text for readers ---------------------------------------------------------------------
-
-
-def shorten(text: str, limit: int = _TEXT) -> str:
-    """At most ``limit`` characters of text, and a mark that says how many there were."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]}... ({len(text)} characters)"
-
-
-def clean(text: str, limit: int = 100_000) -> str:
-    """Text any file, terminal or database takes: no lone surrogates, no control characters."""
-    text = text[:limit]
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
-def _stdout(frame: Mapping[str, Any]) -> str:
-    printed = frame.get("o")
-    return clean(printed)[-1000:] if isinstance(printed, str) else ""
-
-
-def _cpu_ms(frame: Mapping[str, Any]) -> float | None:
-    spent = frame.get("t")
-    return float(spent) if isinstance(spent, (int, float)) else None

@@ -33,7 +33,7 @@ program may do whatever its user may, to this process too.
 
 from __future__ import annotations
 
-from persd.sandbox.pool import Isolation, Sandbox, probe_isolation
+from persd.sandbox.pool import Isolation, Sandbox, Session, probe_isolation
 from persd.sandbox.program import Limits, Outcome, Program
 from persd.sandbox.split import as_test, split_check
 from persd.sandbox.worker import WorkerDied
@@ -44,6 +44,7 @@ __all__ = [
     "Outcome",
     "Program",
     "Sandbox",
+    "Session",
     "WorkerDied",
     "as_test",
     "probe_isolation",

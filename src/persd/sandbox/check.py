@@ -17,7 +17,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from persd.sandbox import child, codec
+from persd.sandbox import chance, child, codec
 
 TEST_FILE = "<test>"
 
@@ -148,6 +148,7 @@ def _update(args: tuple[Any, ...], changed: Any) -> None:
 def judge(request: Mapping[str, Any], frames: child.Frames, peer: int) -> None:
     """Run the test code; the last frame says what came of it."""
     child.capture(frames.out)
+    chance.start(0)
     candidate = Candidate(peer, frames, request["entry"])
     scope = child.new_scope()
     verdict: dict[str, Any] = {"k": "passed"}

@@ -16,16 +16,18 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import marshal
 import mmap
-import random
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from persd.sandbox import channel, codec
+from persd.sandbox import chance, channel, codec
 
+#: Index of the frame before each program of a batch.
+NEXT = -3
 FILENAME = "<program>"
 MODULE = "solution"
 _MESSAGE = 500
@@ -94,7 +96,7 @@ class Frames:
     def __init__(self, writer: channel.Writer, request: Mapping[str, Any]) -> None:
         limits = request["limits"]
         self.writer, self.limit = writer, int(limits["value_bytes"])
-        self.texts, self.walled = request["texts"], request["walled"]
+        self.texts, self.walled = False, request["walled"]
         self.out = Out(int(limits["output_bytes"]))
         self.ballast = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE)  # freed to report a MemoryError
         self.started = _cpu()
@@ -133,20 +135,32 @@ class Frames:
         self.writer.put(line.encode("ascii"))
 
 
-def run(request: Mapping[str, Any], frames: Frames, code: types.CodeType | None) -> Any:
+def run_all(programs: Sequence[Mapping[str, Any]], frames: Frames) -> Any:
+    """Run one program after the other (more than one only in the batch lane); the entry point
+    of the last where all of it worked, else None."""
+    entry = None
+    capture(frames.out)
+    for program in programs:
+        if "place" in program:
+            frames.send({"i": NEXT, "n": program["place"]})
+        entry = run(program, frames)
+    return entry
+
+
+def run(program: Mapping[str, Any], frames: Frames) -> Any:
     """Define the program and make the calls; errors of every kind become frames.
 
     Returns the entry point where all of it worked, else None.
     """
-    capture(frames.out)
-    random.seed(0)
+    chance.start(program["seed"])
+    frames.texts = program["texts"]
     scope = new_scope()
-    fine = _define(request, scope, frames, code)
-    for index, call in enumerate(request["calls"] if fine else ()):
+    fine = _define(program, scope, frames)
+    for index, call in enumerate(program["calls"] if fine else ()):
         fine = _call(index, call, scope, frames) and fine
-        if frames.spent or (not fine and request["stop"]):
+        if frames.spent or (not fine and program["stop"]):
             break
-    return scope.get(request["entry"]) if fine else None
+    return scope.get(program["entry"]) if fine else None
 
 
 def new_scope() -> dict[str, Any]:
@@ -163,15 +177,14 @@ def capture(out: Out) -> None:
     gc.enable()
 
 
-def _define(
-    request: Mapping[str, Any], scope: dict[str, Any], frames: Frames, code: types.CodeType | None
-) -> bool:
-    if request["setup"] and not _setup(request["setup"], scope, frames):
+def _define(program: Mapping[str, Any], scope: dict[str, Any], frames: Frames) -> bool:
+    if program["setup"] and not _setup(program["setup"], scope, frames):
         return False
     frames.start()
+    code = program["code"]
     if code is None:
         try:
-            code = compile_program(request["source"])
+            code = compile_program(program["source"])
         except BaseException as error:
             frames.raised(-1, error, k="syntax")
             return False
@@ -180,7 +193,7 @@ def _define(
     except BaseException as error:
         frames.raised(-1, error, k="load")
         return False
-    entry = request["entry"]
+    entry = program["entry"]
     if entry and not callable(scope.get(entry)):
         frames.raised(-1, NameError(f"name {entry!r} is not defined"), k="missing")
         return False
@@ -204,8 +217,8 @@ def _setup(source: str, scope: dict[str, Any], frames: Frames) -> bool:
     return True
 
 
-def _call(index: int, call: str, scope: dict[str, Any], frames: Frames) -> bool:
-    """One test: compiled afresh, so that its arguments are fresh too."""
+def _call(index: int, call: str | bytes, scope: dict[str, Any], frames: Frames) -> bool:
+    """One test. Its code builds its arguments, so they are fresh."""
     frames.start()
     try:
         evaluate = _compile_call(call)
@@ -220,8 +233,11 @@ def _call(index: int, call: str, scope: dict[str, Any], frames: Frames) -> bool:
         return False
 
 
-def _compile_call(call: str) -> Callable[[dict[str, Any]], Any]:
+def _compile_call(call: str | bytes) -> Callable[[dict[str, Any]], Any]:
     """An expression; or statements of which the last is one (objects built before the call)."""
+    if isinstance(call, bytes):  # compiled and written by the server
+        known = marshal.loads(call)
+        return lambda scope: eval(known, scope)
     try:
         code = compile(call.strip(), "<call>", "eval", dont_inherit=True)
         return lambda scope: eval(code, scope)

@@ -16,19 +16,18 @@ def kill(pid: int) -> None:
             continue
 
 
-def end_strays(group: int) -> None:
-    """Kill and reap processes a program left behind, where it could start any."""
+def end_strays() -> None:
+    """Kill and reap every child: processes that programs left behind, where they could."""
     for _ in range(200):
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                _kill_strays(group)
+                _kill_strays()
                 time.sleep(0.001)
         except ChildProcessError:
             return
 
 
-def _kill_strays(group: int) -> None:
-    kill(group)
+def _kill_strays() -> None:
     if os.getpid() == 1:
         os.kill(-1, signal.SIGKILL)  # all there is in this pid namespace
     for pid in _children():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable
 
@@ -20,6 +21,11 @@ _OWN = (
     | _MAKE_FIFO | _REFER | _TRUNCATE
 )  # fmt: skip
 
+_ABSENT = {
+    errno.ENOSYS: "not in this kernel (5.13 and later have it), or a container's filter hides it",
+    errno.EOPNOTSUPP: "switched off when the kernel was booted",
+    errno.EPERM: "a container's filter refuses it",
+}
 _RULE_PATH_BENEATH = 1
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 
@@ -35,7 +41,19 @@ class _PathBeneath(ctypes.Structure):
 
 def version() -> int:
     """The kernel's Landlock ABI. Raises OSError where there is none."""
-    return linux.syscall(linux.NR_LANDLOCK_CREATE_RULESET, None, 0, 1)
+    try:
+        return linux.syscall(linux.NR_LANDLOCK_CREATE_RULESET, None, 0, 1)
+    except OSError as error:
+        number = error.errno or 0
+        raise OSError(number, _ABSENT.get(number, error.strerror)) from None
+
+
+def minds_truncation() -> bool:
+    """Whether cutting a file needs the right to write it: from ABI 3 on."""
+    try:
+        return version() >= 3
+    except OSError:
+        return False
 
 
 def restrict(readable: Iterable[str], devices: Iterable[str], own: str) -> None:

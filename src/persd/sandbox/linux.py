@@ -34,6 +34,11 @@ def syscall(number: int, *arguments: Any) -> int:
     return _checked(_libc.syscall(ctypes.c_long(number), *wide))
 
 
+def prepared_syscall(arguments: tuple[Any, ...]) -> int:
+    """The same, number and arguments being C values already. Raises OSError."""
+    return _checked(_libc.syscall(*arguments))
+
+
 def prctl(option: int, value: int) -> None:
     """Raises OSError."""
     zero = ctypes.c_ulong(0)

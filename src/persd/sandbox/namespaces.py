@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from persd.sandbox import linux
 
 _NEWNS, _NEWUTS, _NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 1 << 12, 1 << 14, 1 << 18
-_DETACH = 2
+_REMOUNT, _DETACH = 1 << 5, 2
+#: What a mount of somebody else's must keep when its flags are set anew, by its name.
+_KEPT = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1 << 10}
+_KEPT |= {"nodiratime": 1 << 11, "relatime": 1 << 21}
 _RECURSIVE = 0x8000
 _BOX = "/box"
 _BOX_OPTIONS = "size=64m,nr_inodes=4096,mode=700"
@@ -33,7 +38,7 @@ def available(root: str, readable: Iterable[str], devices: Iterable[str]) -> str
                 _probe_inner(root, readable, devices, write_end)
             os.waitpid(inner, 0)
         except OSError as error:
-            trouble = str(error).encode()
+            trouble = why(error).encode()
         finally:
             os.write(write_end, trouble)
             os._exit(0)
@@ -44,12 +49,26 @@ def available(root: str, readable: Iterable[str], devices: Iterable[str]) -> str
     return "" if said == "works" else said or "no answer"
 
 
+def why(error: OSError) -> str:
+    """What stood in the way, without the number."""
+    return error.strerror or str(error)
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
+    """An error inside names the step it is of."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{name}: {why(error)}") from None
+
+
 def _probe_inner(root: str, readable: Iterable[str], devices: Iterable[str], fd: int) -> None:
     try:
         build(root, readable, devices)
         os.write(fd, b"works")
     except OSError as error:
-        os.write(fd, str(error).encode())
+        os.write(fd, why(error).encode())
     finally:
         os._exit(0)
 
@@ -57,13 +76,14 @@ def _probe_inner(root: str, readable: Iterable[str], devices: Iterable[str], fd:
 def unshare() -> None:
     """Leave the user, mount, pid, net, ipc and uts namespaces. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
-    linux.unshare(_NEWUSER | _NEWNS | _NEWPID | _NEWNET | _NEWIPC | _NEWUTS)
+    with _step("unshare"):
+        linux.unshare(_NEWUSER | _NEWNS | _NEWPID | _NEWNET | _NEWIPC | _NEWUTS)
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"65534 {uid} 1"),
         ("gid_map", f"65534 {gid} 1"),
     ):
-        with open(f"/proc/self/{name}", "w") as file:
+        with _step(name), open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
 
@@ -90,14 +110,22 @@ def build(root: str, readable: Iterable[str], devices: Iterable[str]) -> str:
 
     Runs in process 1 of the namespaces; ``root`` is an empty directory. Raises OSError.
     """
-    linux.mount("none", "/", "", _REC | _PRIVATE)
-    linux.mount("persd", root, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
-    for path in readable:
-        _view(root, path, _NOSUID | _NODEV)
-    for path in devices:
-        _view(root, path, _NOSUID)
-    os.mkdir(root + _BOX)
-    linux.mount("persd", root + _BOX, "tmpfs", _NOSUID | _NODEV | _NOEXEC, _BOX_OPTIONS)
+    with _step("mount"):
+        linux.mount("none", "/", "", _REC | _PRIVATE)
+        linux.mount("persd", root, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
+        for path in readable:
+            _view(root, path, _NOSUID | _NODEV)
+        for path in devices:
+            _view(root, path, _NOSUID)
+        os.mkdir(root + _BOX)
+        linux.mount("persd", root + _BOX, "tmpfs", _NOSUID | _NODEV | _NOEXEC, _BOX_OPTIONS)
+    with _step("pivot_root"):
+        _change_root(root)
+        _set("/", _RDONLY | _NOSUID | _NODEV, recursive=False)
+    return _BOX
+
+
+def _change_root(root: str) -> None:
     os.mkdir(root + "/old")
     os.chdir(root)
     linux.syscall(
@@ -106,8 +134,6 @@ def build(root: str, readable: Iterable[str], devices: Iterable[str]) -> str:
     os.chdir("/")
     linux.unmount("/old", _DETACH)
     os.rmdir("/old")
-    _set("/", _RDONLY, recursive=False)
-    return _BOX
 
 
 def _view(root: str, path: str, flags: int) -> None:
@@ -133,25 +159,49 @@ class _MountAttributes(ctypes.Structure):
 
 
 def _set(path: str, flags: int, *, recursive: bool) -> None:
+    """Add flags to a mount, and to all below it. Raises OSError."""
     attributes = _MountAttributes(flags, 0, 0, 0)
-    linux.syscall(
-        linux.NR_MOUNT_SETATTR,
-        -100,
-        ctypes.c_char_p(path.encode()),
-        _RECURSIVE if recursive else 0,
-        ctypes.byref(attributes),
-        ctypes.sizeof(attributes),
-    )
+    try:
+        linux.syscall(
+            linux.NR_MOUNT_SETATTR,
+            -100,
+            ctypes.c_char_p(path.encode()),
+            _RECURSIVE if recursive else 0,
+            ctypes.byref(attributes),
+            ctypes.sizeof(attributes),
+        )
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        # a kernel before 5.12, or a container's filter that is older than the call
+        for mounted, kept in _mounts(path) if recursive else [(path, 0)]:
+            linux.mount("none", mounted, "", _REMOUNT | _BIND | flags | kept)
+
+
+def _mounts(path: str) -> list[tuple[str, int]]:
+    """The mount at ``path`` and those below it, each with flags that must not be taken off."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            place, options = line.split(" ")[4:6]
+            place = re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), place)
+            if (place + "/").startswith(os.path.realpath(path) + "/"):
+                found.append((place, sum(_KEPT.get(name, 0) for name in options.split(","))))
+    return found
 
 
 def readable_paths() -> list[str]:
     """What Python needs to read: itself, its packages, the system's shared libraries."""
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"]
     etc = ["/etc/ld.so.cache", "/etc/localtime"]
+    return [*system, *etc, *python_paths()]
+
+
+def python_paths() -> list[str]:
+    """Where Python itself and its packages are, less what holds much else."""
     own = [sys.base_prefix, sys.prefix, sys.exec_prefix, sys.base_exec_prefix]
     wide = {"/", "/usr", "/usr/local"}
-    prefixes = [path for path in dict.fromkeys(map(os.path.abspath, own)) if path not in wide]
-    return [*system, *etc, *prefixes]
+    return [path for path in dict.fromkeys(map(os.path.abspath, own)) if path not in wide]
 
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from persd.sandbox import codec
 
 _ENDLESS = 1 << 60
+#: Index of the frame before each program of a batch, as ``child`` sends it.
+NEXT = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Limits:
     """Largest encoded value; a larger one counts as not plain data."""
     result_bytes: int = 32 << 20
     """All frames of a program together."""
+    calibrate: bool = False
+    """The CPU seconds are the judge's to choose, by the task's reference (``calibrate``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Program:
     """Also report ``str(value)``."""
     stop: bool = False
     """Make no more calls after one that raised."""
+    seed: int = 0
+    """Where what it takes for random starts."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -68,6 +74,10 @@ class Outcome:
     signal: int | None = None
     cpu: float = 0.0
     """CPU seconds."""
+    wall: float = 0.0
+    """Wall seconds."""
+    shared: bool = False
+    """It ran in one process with others, one after the other."""
     check: Mapping[str, Any] | None = None
     """The last frame of the test code's process."""
     check_killed: str = ""
@@ -77,21 +87,33 @@ class Outcome:
 # --- as they travel ------------------------------------------------------------------------
 
 
-def program_request(program: Program) -> dict[str, Any]:
-    """What the worker that runs the program is sent: source and calls."""
-    loads = 2 if program.setup else 1
-    frames = loads + len(program.calls)
+def program_request(programs: Sequence[Program]) -> dict[str, Any]:
+    """What the worker that runs programs is sent: sources and calls. All have the same limits."""
+    limits, check, alone = programs[0].limits, programs[0].check, len(programs) == 1
+    loads = sum(2 if program.setup else 1 for program in programs)
+    frames = loads + sum(len(program.calls) for program in programs)
+    frames += 0 if alone else len(programs)
+    total = limits.load_seconds + limits.cpu_seconds * max(frames, 10)
     return {
         "mode": "run",
+        "programs": [_plain(program) for program in programs],
+        "frames": frames if check is None else _ENDLESS,
+        "own_turns": frames if check is not None else _ENDLESS,
+        "load_frames": loads if alone else _ENDLESS,
+        "cpu_total": total,
+        "limits": _limits(limits),
+    }
+
+
+def _plain(program: Program) -> dict[str, Any]:
+    return {
         "source": program.source,
         "entry": program.entry_point,
         "setup": program.setup,
         "calls": program.calls,
         "texts": program.texts,
         "stop": program.stop,
-        "frames": frames if program.check is None else _ENDLESS,
-        "own_turns": frames if program.check is not None else _ENDLESS,
-        "limits": _limits(program.limits, loads),
+        "seed": program.seed,
     }
 
 
@@ -103,19 +125,18 @@ def judge_request(program: Program) -> dict[str, Any]:
         "header": program.header,
         "entry": program.entry_point,
         "setup": program.setup,
-        "calls": (),
-        "texts": False,
         "frames": _ENDLESS,
         "own_turns": 0,
-        "limits": _limits(program.limits, 1),
+        "load_frames": 1,
+        "cpu_total": program.limits.load_seconds + 10 * program.limits.cpu_seconds,
+        "limits": _limits(program.limits),
     }
 
 
-def _limits(limits: Limits, loads: int) -> dict[str, Any]:
+def _limits(limits: Limits) -> dict[str, Any]:
     return {
         "cpu_seconds": limits.cpu_seconds,
         "load_seconds": max(limits.load_seconds, limits.cpu_seconds),
-        "load_frames": loads,
         "wall_factor": limits.wall_factor,
         "memory_mb": limits.memory_mb,
         "file_mb": limits.file_mb,
@@ -125,27 +146,48 @@ def _limits(limits: Limits, loads: int) -> dict[str, Any]:
     }
 
 
-def read_outcome(
+def read_outcomes(
     report: Mapping[str, Any],
     raw: bytes,
     isolation: str,
+    programs: int = 1,
     check: Mapping[str, Any] | None = None,
     check_killed: str = "",
-) -> Outcome:
-    """A worker's report and the frames behind it as an outcome."""
+) -> tuple[Outcome, ...]:
+    """A worker's report and the frames behind it as an outcome for each program."""
     frames, broken = parse_frames(raw)
-    return Outcome(
-        ran=True,
-        frames=frames,
-        broken=broken,
-        killed=report["killed"],
-        exit=report["exit"],
-        signal=report["signal"],
-        cpu=report["cpu"],
-        check=check,
-        check_killed=check_killed,
-        isolation=isolation,
+    return tuple(
+        Outcome(
+            ran=True,
+            frames=part,
+            broken=broken,
+            killed=report["killed"],
+            exit=report["exit"],
+            signal=report["signal"],
+            cpu=report["cpu"] / programs,
+            wall=report["wall"] / programs,
+            shared=programs > 1,
+            check=check,
+            check_killed=check_killed,
+            isolation=isolation,
+        )
+        for part in _parts(frames, programs)
     )
+
+
+def _parts(frames: tuple[Mapping[str, Any], ...], programs: int) -> list[Any]:
+    """The frames of each program, divided by what comes before each; of those that were not
+    run, none."""
+    if programs == 1:
+        return [frames]
+    parts: list[list[Mapping[str, Any]]] = [[] for _ in range(programs)]
+    place = programs
+    for frame in frames:
+        if frame["i"] == NEXT:
+            place = frame["n"] if type(frame.get("n")) is int else programs
+        elif 0 <= place < programs:
+            parts[place].append(frame)
+    return [tuple(part) for part in parts]
 
 
 def parse_frames(raw: bytes) -> tuple[tuple[Mapping[str, Any], ...], bool]:
@@ -153,14 +195,31 @@ def parse_frames(raw: bytes) -> tuple[tuple[Mapping[str, Any], ...], bool]:
 
     A last line without its end is a frame that was being written when the process ended.
     """
-    frames: list[Mapping[str, Any]] = []
     *lines, _torn = raw.split(b"\n")
+    frames = _parse_together(lines)
+    if frames is not None:
+        return frames, False
+    good: list[Mapping[str, Any]] = []
     for line in lines:
         try:
             frame = codec.parse(line)
         except codec.CodecError:
-            return tuple(frames), True
-        if not isinstance(frame, dict) or type(frame.get("i")) is not int:
-            return tuple(frames), True
-        frames.append(frame)
-    return tuple(frames), False
+            return tuple(good), True
+        if not _is_frame(frame):
+            return tuple(good), True
+        good.append(frame)
+    return tuple(good), False
+
+
+def _parse_together(lines: list[bytes]) -> tuple[Mapping[str, Any], ...] | None:
+    """All lines at once, which is quicker; None: they are for a closer look."""
+    try:
+        frames = codec.parse(b"[" + b",".join(lines) + b"]")
+    except codec.CodecError:
+        return None
+    fine = len(frames) == len(lines) and all(map(_is_frame, frames))
+    return tuple(frames) if fine else None
+
+
+def _is_frame(frame: Any) -> bool:
+    return isinstance(frame, dict) and type(frame.get("i")) is int

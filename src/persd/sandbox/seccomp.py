@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Mapping
 
 from persd.sandbox import linux
 
@@ -21,6 +22,8 @@ _NR, _ARCH = 0, 4
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 Instruction = tuple[int, int, int, int]
+#: Name of a call, the tests that let it pass, the error number otherwise.
+Conditions = tuple[tuple[str, list[Instruction], int], ...]
 
 
 def _argument(index: int) -> int:
@@ -33,32 +36,41 @@ class _Program(ctypes.Structure):
 
 
 class Filter:
-    """The filter, assembled once; ``install`` puts in the caller's pid and takes it on."""
+    """Two filters, assembled once. ``restrict`` puts on the list; it is taken by the zygote, which
+    may still fork, and handed down. ``install`` is what a program's process adds: few steps,
+    since each process pays for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, read_only: bool = True, truncation: bool = True) -> None:
+        """``read_only``: files outside the program's own directory are on read-only mounts.
+        ``truncation``: something else sees to it that they are not cut. Where not, the filter
+        does, at the price of a few calls that the program's own files lose as well."""
         numbers = {n: nr[linux.MACHINE == "aarch64"] for n, nr in _CALLS.items()}
         self._known = {name: number for name, number in numbers.items() if number >= 0}
-        code = [*self._head(), *self._conditions(), *self._list()]
-        self._own_pid = [i for i, step in enumerate(code) if step[3] == _PID]
-        packed = b"".join(struct.pack("<HBBI", *step) for step in code)
-        self._code = ctypes.create_string_buffer(packed, len(packed))
-        address = ctypes.cast(self._code, ctypes.c_void_p)
-        self._program = _Program(len(code), address)
-        self._reference = ctypes.byref(self._program)
+        answers = dict.fromkeys(_ABSENT, _ENOSYS) | ({} if read_only else _OWNERS)
+        conditions = _CONDITIONS
+        if not truncation:
+            answers |= {"truncate": _EPERM, "openat2": _ENOSYS}
+            conditions += _OPEN
+        steps = [*self._head(), *self._blocks(conditions), *self._allowed(conditions, answers)]
+        self._list = _Code(steps)
+        own = [(_LOAD, 0, 0, _NR), *self._blocks(_OWN), (_RETURN, 0, 0, _ALLOW)]
+        self._own = _Code(own)
+
+    def restrict(self) -> None:
+        """From here on only the list, new processes still among it. Needs no_new_privs.
+        Raises OSError."""
+        self._list.install()
 
     def install(self) -> None:
-        """From here on only the list. Needs no_new_privs. Raises OSError."""
-        pid = os.getpid()
-        for index in self._own_pid:
-            struct.pack_into("<I", self._code, 8 * index + 4, pid)
-        number = linux.NR_SECCOMP[linux.MACHINE]
-        linux.syscall(number, _SET_MODE_FILTER, _SPEC_ALLOW, self._reference)
+        """From here on, after ``restrict``: no new process, no signal to others."""
+        self._own.install()
 
     def probe(self) -> None:
         """Raises OSError where filters are not to be had; tried in a fork."""
         pid = os.fork()
         if pid == 0:
             try:
+                self.restrict()
                 self.install()
                 os._exit(0)
             except OSError as error:
@@ -75,25 +87,47 @@ class Filter:
         # x86's other call table (x32) starts there: its numbers mean other calls
         return [*steps, (_JGE, 0, 1, 0x40000000), *wrong]
 
-    def _conditions(self) -> list[Instruction]:
+    def _blocks(self, conditions: Conditions) -> list[Instruction]:
         """Calls allowed for some arguments only. Each block starts and ends with the number
         loaded and is skipped by the others."""
         steps: list[Instruction] = []
-        for name, tests, refusal in _CONDITIONS:
+        for name, tests, refusal in conditions:
             if name in self._known:
                 body = [*tests, (_RETURN, 0, 0, _ERRNO | refusal), (_RETURN, 0, 0, _ALLOW)]
                 steps += [(_JEQ, 0, len(body), self._known[name]), *body]
         return steps
 
-    def _list(self) -> list[Instruction]:
-        special = {name for name, _, _ in _CONDITIONS}
-        plain = sorted({nr for name, nr in self._known.items() if name not in special | _ABSENT})
+    def _allowed(self, conditions: Conditions, answers: Mapping[str, int]) -> list[Instruction]:
+        special = {name for name, _, _ in conditions} | answers.keys()
+        plain = sorted({nr for name, nr in self._known.items() if name not in special})
         steps: list[Instruction] = []
-        for name in _ABSENT & self._known.keys():  # their callers know another way
-            steps += [(_JEQ, 0, 1, self._known[name]), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
+        for name, answer in answers.items():
+            if name in self._known:
+                steps += [(_JEQ, 0, 1, self._known[name]), (_RETURN, 0, 0, _ERRNO | answer)]
         for number in plain:
             steps += [(_JEQ, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
         return [*steps, (_RETURN, 0, 0, _ERRNO | _EPERM)]
+
+
+class _Code:
+    """One filter as the kernel takes it; the caller's pid is put in when it is installed."""
+
+    def __init__(self, steps: list[Instruction]) -> None:
+        self._own_pid = [i for i, step in enumerate(steps) if step[3] == _PID]
+        packed = b"".join(struct.pack("<HBBI", *step) for step in steps)
+        self._code = ctypes.create_string_buffer(packed, len(packed))
+        self._program = _Program(len(steps), ctypes.cast(self._code, ctypes.c_void_p))
+        number = ctypes.c_long(linux.NR_SECCOMP[linux.MACHINE])
+        mode, flags = ctypes.c_long(_SET_MODE_FILTER), ctypes.c_long(_SPEC_ALLOW)
+        self._arguments = (number, mode, flags, ctypes.byref(self._program))
+
+    def install(self) -> None:
+        """Raises OSError."""
+        if self._own_pid:
+            pid = os.getpid()
+            for index in self._own_pid:
+                struct.pack_into("<I", self._code, 8 * index + 4, pid)
+        linux.prepared_syscall(self._arguments)
 
 
 # --- conditions: each jumps over the refusal (to ALLOW) where its last test holds ----------
@@ -125,21 +159,50 @@ _STREAM = [
     *[(_LOAD, 0, 0, _argument(0)), (_JEQ, 0, 3, 1)],  # AF_UNIX, or to the refusal
     *[(_LOAD, 0, 0, _argument(1)), (_AND, 0, 0, 0xF), (_JEQ, 1, 0, 1)],
 ]
-_CONDITIONS: tuple[tuple[str, list[Instruction], int], ...] = (
+#: What a program's process adds: only threads, only itself.
+_OWN: Conditions = (
     ("clone", _masked(0, _CLONE_THREAD, _CLONE_THREAD), _EPERM),
     ("kill", _one_of(0, _PID), _EPERM),
     ("tkill", _one_of(0, _PID), _EPERM),
     ("tgkill", _one_of(0, _PID), _EPERM),
     ("prlimit64", _one_of(0, 0, _PID), _EPERM),
-    # names of threads and of memory areas
-    ("prctl", _one_of(0, 15, 16, 0x53564D41), _EPERM),
+    ("seccomp", [], _EPERM),
+)
+_CONDITIONS: Conditions = (
+    # to end with its parent; names of threads and of memory areas
+    ("prctl", _one_of(0, 1, 15, 16, 0x53564D41), _EPERM),
+    # filters: more of them only take away
+    ("seccomp", _one_of(0, _SET_MODE_FILTER), _EPERM),
     # isatty, window size, close-on-exec, non-blocking, bytes to read
     ("ioctl", _one_of(1, 0x5401, 0x5413, 0x5450, 0x5451, 0x5421, 0x541B), _ENOTTY),
     # signals and leases on descriptors: SETOWN, SETSIG, SETOWN_EX, SETLEASE, NOTIFY
     ("fcntl", _none_of(1, 8, 10, 15, 1024, 1026), _EPERM),
     ("socketpair", _STREAM, _EPERM),
 )
-_ABSENT = frozenset({"clone3", "memfd_create"})
+_ABSENT = ("clone3", "memfd_create")  # their callers know another way
+
+#: What the owner of a file may do to it, whatever Landlock says, and the answer to it. Error 0:
+#: answered as done and not done, since ``shutil.copy`` needs no more. ``Path.touch`` goes another
+#: way where times cannot be set, and would be deceived.
+_OWNERS = dict.fromkeys(("chmod", "fchmod", "fchmodat"), 0) | dict.fromkeys(
+    ("utime", "utimes", "utimensat", "futimesat"), _EPERM
+)
+
+_TRUNC, _HOW = 0x200, 3
+
+
+def _not_cutting(index: int) -> list[Instruction]:
+    """Opening that cuts a file needs to be opening for writing, which Landlock sees. (Flags 0
+    is reading, 3 is neither; with O_TRUNC the kernel cuts the file all the same.)"""
+    return [
+        (_LOAD, 0, 0, _argument(index)),
+        (_AND, 0, 0, _TRUNC | _HOW),
+        (_JEQ, 1, 0, _TRUNC),
+        (_JEQ, 0, 1, _TRUNC | _HOW),
+    ]
+
+
+_OPEN: Conditions = (("open", _not_cutting(1), _EPERM), ("openat", _not_cutting(2), _EPERM))
 
 #: name:number on x86_64:number on aarch64, -1 where it does not exist.
 _TABLE = """
@@ -177,7 +240,7 @@ _TABLE = """
     getpriority:140:141 getcpu:309:168 getpid:39:172 getppid:110:173 gettid:186:178
     getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177 getresuid:118:148
     getresgid:120:150 getgroups:115:158 getpgid:121:155 getpgrp:111:-1 getsid:124:156
-    wait4:61:260 waitid:247:95
+    wait4:61:260 waitid:247:95 setsid:112:157 seccomp:317:277
 """
 _CALLS: dict[str, tuple[int, int]] = {
     name: (int(x86), int(arm)) for name, x86, arm in (entry.split(":") for entry in _TABLE.split())

@@ -1,45 +1,48 @@
-"""The fork server: one warm process that forks one child a program, watches it, reports.
+"""The server of a worker: one request in, one report out, over a Unix socket.
 
 Started by ``persd.sandbox.worker`` with ``python -c``, never imported by the rest of persd.
-It is single-threaded, knows no expected value, and takes what its children write as opaque
-bytes. One request in, one report out, over a Unix socket:
+It puts the cage on, then keeps zygotes (``zygote``): one for most programs, one for each set of
+large packages that programs import. It is single-threaded, never runs a program, knows no
+expected value, and takes what programs write as opaque bytes.
 
-    request   4-byte length, JSON (source, calls, limits, ...); perhaps one descriptor
-    report    4-byte length, JSON (how the child ended), then the child's frames as they came
+    request   4-byte length, JSON (programs, limits, ...); perhaps one descriptor
+    report    4-byte length, JSON (how the process ended), then the frames as they came
 """
 
 from __future__ import annotations
 
-import array
 import gc
 import importlib
+import importlib.util
 import json
-import mmap
+import marshal
 import os
-import random
-import resource
 import socket
 import struct
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import cache, lru_cache
+from types import CodeType
 from typing import Any
 
-from persd.sandbox import channel, check, child, cleanup
+from persd.sandbox import chance, channel, child, cleanup
 from persd.sandbox.cage import Cage, enter
+from persd.sandbox.tame import is_tame
 from persd.sandbox.watch import watch
-
-_RESULT_FD = 3
-_PEER_FD = 4
+from persd.sandbox.zygote import Zygote, descriptor_in
 
 #: What programs import most; anything else is there too, loaded when a program asks for it.
 _PRELOADED = """
-    bisect collections copy datetime functools heapq itertools json math operator random re
-    string time typing
+    abc bisect cmath collections copy dataclasses datetime decimal enum fractions functools
+    hashlib heapq itertools json math operator random re statistics string time typing
 """
-
-
-# --- the server ---------------------------------------------------------------------------
+#: Packages that take longer to import than most programs to run: a zygote each set of them.
+_LARGE = ("networkx", "numpy", "pandas", "scipy", "sklearn", "sympy")
+_PARTS = {"numpy": ("numpy", "numpy.random", "numpy.linalg")}
+_ZYGOTES = 3
+#: The report on a batch of which nothing could be run together.
+_NOTHING = {"killed": "", "exit": 0, "signal": None, "cpu": 0.0, "wall": 0.0}
 
 
 def main(fd: int, box: str, without: list[str]) -> None:
@@ -48,25 +51,20 @@ def main(fd: int, box: str, without: list[str]) -> None:
     warnings.simplefilter("ignore")
     for name in _PRELOADED.split():
         importlib.import_module(name)
-    random.seed(0)
+    chance.fix()
     os.environ.clear()
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.putenv(name, "1")  # for C libraries only: a buffer per core would cost all memory
     cage = enter(box, frozenset(without))
     os.chdir(cage.box)
-    _send(sock, {"isolation": cage.name, "missing": cage.missing}, b"")
     _hide()
     gc.collect()
     gc.freeze()
     gc.disable()
-    shared = channel.create()
-    while (received := receive(sock)) is not None:
-        request, peer = received
-        request["walled"] = "namespaces" in cage.layers
-        report, frames = execute(request, peer, sock.fileno(), cage, shared)
-        _send(sock, report, frames)
-        if not cleanup.empty(cage.box):
-            break  # the next program gets a new worker
+    server = Server(sock, cage)
+    _send(sock, {"isolation": cage.name, "missing": cage.missing}, b"")
+    while server.serve():
+        pass
 
 
 def _hide() -> None:
@@ -80,60 +78,102 @@ def _send(sock: socket.socket, report: Mapping[str, Any], frames: bytes) -> None
     sock.sendall(struct.pack(">I", len(head)) + head + frames)
 
 
+class Server:
+    """The requests of one socket, one after the other."""
+
+    def __init__(self, sock: socket.socket, cage: Cage) -> None:
+        self.sock, self.cage = sock, cage
+        self.shared = channel.create()
+        self.zygotes: dict[tuple[str, ...], Zygote] = {}
+        self.zygote(())
+
+    def zygote(self, modules: tuple[str, ...]) -> Zygote:
+        """The zygote with these modules; the one not used for longest makes room."""
+        found = self.zygotes.pop(modules, None)
+        if found is None:
+            if len(self.zygotes) >= _ZYGOTES:
+                oldest = next(key for key in self.zygotes if key)
+                self.zygotes.pop(oldest).close()
+            parts = [part for name in modules for part in _PARTS.get(name, (name,))]
+            found = Zygote(self.cage, self.shared, tuple(parts))
+        self.zygotes[modules] = found
+        return found
+
+    def serve(self) -> bool:
+        """One request; False: the next one is for a new worker."""
+        received = receive(self.sock)
+        if received is None:
+            return False
+        request, peer = received
+        request["walled"] = "namespaces" in self.cage.layers
+        report, frames = self.execute(request, peer)
+        _send(self.sock, report, frames)
+        return report["killed"] != "abandoned" and self._tidy()
+
+    def execute(self, request: dict[str, Any], peer: int | None) -> tuple[dict[str, Any], bytes]:
+        """Run, watch. The report says how the process ended; the bytes are its frames."""
+        modules = prepare(request)
+        if request["mode"] == "run" and not request["programs"]:
+            return dict(_NOTHING), b""
+        zygote = self.zygote(modules)
+        pid = zygote.give(marshal.dumps(request), peer)
+        if peer is not None:
+            os.close(peer)
+        report, piped = watch(zygote, pid, self.sock.fileno(), request, self.shared)
+        return report, channel.take(self.shared, piped)
+
+    def _tidy(self) -> bool:
+        """Nothing of the program is left. False where some of it resists."""
+        if "seccomp" not in self.cage.layers:  # it may have started processes
+            while self.zygotes:
+                self.zygotes.popitem()[1].close()
+            cleanup.end_strays()
+            self.zygote(())
+        return cleanup.empty(self.cage.box)
+
+
 def receive(sock: socket.socket) -> tuple[dict[str, Any], int | None] | None:
     """One request and the descriptor that came with it; None at the end of the stream."""
     head, ancillary, _, _ = sock.recvmsg(4, socket.CMSG_SPACE(4), socket.MSG_WAITALL)
     if len(head) < 4:
         return None
     (size,) = struct.unpack(">I", head)
-    body = bytearray()
-    while len(body) < size:
-        part = sock.recv(min(size - len(body), 1 << 20))
-        if not part:
-            return None
-        body += part
-    return json.loads(body), _descriptor(ancillary)
-
-
-def _descriptor(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
-            return array.array("i", data[:4])[0]
-    return None
-
-
-# --- one program --------------------------------------------------------------------------
-
-
-def execute(
-    request: Mapping[str, Any], peer: int | None, parent: int, cage: Cage, shared: mmap.mmap
-) -> tuple[dict[str, Any], bytes]:
-    """Fork, watch, reap. The report says how the child ended; the bytes are its frames."""
-    code = precompiled(request)
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _child(request, channel.Writer(shared, _RESULT_FD), write_end, peer, code, cage)
-    os.close(write_end)
-    if peer is not None:
-        os.close(peer)
-    report, piped = watch(pid, read_end, parent, request, shared)
-    os.close(read_end)
-    return report, channel.take(shared, piped)
-
-
-def precompiled(request: Mapping[str, Any]) -> Any:
-    """The program compiled before the fork, where its text cannot harm the compiler."""
-    source = request["source"]
-    if request["mode"] == "judge" or not _tame(source):
+    body = sock.recv(size, socket.MSG_WAITALL)
+    if len(body) < size:
         return None
+    return json.loads(body), descriptor_in(ancillary)
+
+
+# --- what is done ahead of the program ----------------------------------------------------
+
+
+def prepare(request: dict[str, Any]) -> tuple[str, ...]:
+    """Compile programs and calls here, where text cannot harm the compiler: once, and in a
+    process that no program is forked from. Of a batch, leave what is not tame (``tame``) to be
+    run alone. Gives the large packages that are named."""
+    programs = request.get("programs", ())
+    modules: set[str] = set()
+    for place, program in enumerate(programs):
+        source = program["source"]
+        program["code"] = _compiled(source) if _shallow(source) else None
+        program["calls"] = [_call(text) for text in program["calls"]]
+        if len(programs) > 1:
+            program["place"] = place
+        else:
+            modules |= {name for name in _LARGE if name in source and _imports(source, name)}
+    if len(programs) > 1:
+        request["programs"] = [p for p in programs if p["code"] and is_tame(p["code"])]
+    return tuple(sorted(modules))
+
+
+def _compiled(source: str) -> CodeType | None:
     try:
         return child.compile_program(source)
     except Exception:
-        return None  # the child meets the same error and reports it
+        return None  # the program's process meets the same error and reports it
 
 
-def _tame(source: str) -> bool:
+def _shallow(source: str) -> bool:
     """Small, and too shallow to exhaust the parser: such text is compiled in the server."""
     if len(source) > 10_000 or not source.isascii() or "\0" in source:
         return False
@@ -141,58 +181,28 @@ def _tame(source: str) -> bool:
     return all(len(line) < 400 for line in lines) and sum(map(source.count, "([{")) < 400
 
 
-def _child(
-    request: Mapping[str, Any],
-    writer: channel.Writer,
-    write_end: int,
-    peer: int | None,
-    code: Any,
-    cage: Cage,
-) -> None:
-    """The program's own process, from the fork to its end."""
-    status = 70
+@lru_cache(maxsize=4096)
+def _call(text: str) -> bytes | str:
+    """A call as code, or as it is where that is for the program's process to see to."""
+    if len(text) > 1_000 or not _shallow(text):
+        return text
     try:
-        os.setsid()
-        _descriptors(write_end, peer)
-        _limit(request["limits"], len(request["calls"]))
-        cage.seal()
-        frames = child.Frames(writer, request)
-        if request["mode"] == "judge":
-            check.judge(request, frames, _PEER_FD)
-        else:
-            entry = child.run(request, frames, code)
-            if entry is not None and peer is not None:
-                check.serve(entry, frames, _PEER_FD)
-        status = 0
-    finally:
-        os._exit(status)
+        return marshal.dumps(compile(text.strip(), "<call>", "eval", dont_inherit=True))
+    except Exception:
+        return text
 
 
-def _descriptors(write_end: int, peer: int | None) -> None:
-    """Only 0-2 (all /dev/null), the result pipe and perhaps the peer's socket stay open."""
-    if peer is not None:
-        peer = os.dup2(peer, 101, inheritable=False)
-    os.dup2(write_end, 100, inheritable=False)
-    os.dup2(100, _RESULT_FD, inheritable=False)
-    if peer is not None:
-        os.dup2(peer, _PEER_FD, inheritable=False)
-    os.closerange(_RESULT_FD + 1 + (peer is not None), 256)
+def _imports(source: str, name: str) -> bool:
+    if not _installed(name):
+        return False
+    for line in source.splitlines():
+        words = line.replace(",", " ").split()
+        named = [word.split(".")[0] for word in words[1:]]
+        if words[:1] in (["import"], ["from"]) and name in named:
+            return True
+    return False
 
 
-def _limit(limits: Mapping[str, Any], calls: int) -> None:
-    megabyte = 1 << 20
-    memory = int(limits["memory_mb"]) * megabyte
-    total = float(limits["load_seconds"]) + float(limits["cpu_seconds"]) * max(calls, 10)
-    wanted = {
-        "RLIMIT_DATA": memory,
-        "RLIMIT_AS": memory + 2048 * megabyte,
-        "RLIMIT_CPU": int(total) + 2,
-        "RLIMIT_FSIZE": int(limits["file_mb"]) * megabyte,
-        "RLIMIT_NOFILE": 64,
-        "RLIMIT_CORE": 0,
-    }
-    for name, value in wanted.items():
-        try:
-            resource.setrlimit(getattr(resource, name), (value, value))
-        except (AttributeError, ValueError, OSError):
-            continue  # not on this system, or a lower limit is already there
+@cache
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import select
 import sys
 import time
@@ -12,29 +11,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from persd.sandbox import channel, cleanup
+from persd.sandbox.zygote import Zygote
 
 _LINUX = sys.platform == "linux"
 
 
 def watch(
-    pid: int, read_end: int, parent: int, request: Mapping[str, Any], shared: mmap.mmap
+    zygote: Zygote, pid: int, parent: int, request: Mapping[str, Any], shared: mmap.mmap
 ) -> tuple[dict[str, Any], bytes]:
-    """How the child ended (``killed``: why it had to; exit, signal, CPU seconds), and what came
-    through the pipe. ``parent`` is a descriptor that hangs up when nobody wants to know."""
-    clocks, piped, ended = Clocks(pid, request), bytearray(), Ended(pid)
+    """How the process ended (``killed``: why it had to; exit, signal, CPU and wall seconds), and
+    what came through the pipe. ``parent``: a descriptor that hangs up when nobody wants to know."""
+    clocks, piped, results = Clocks(pid, request), bytearray(), zygote.results
+    news = zygote.control.fileno()
     poll = select.poll()
-    poll.register(read_end, select.POLLIN)
+    poll.register(results, select.POLLIN)
+    poll.register(news, select.POLLIN)
     poll.register(parent, 0)  # errors and hang-ups are always reported
-    if ended.fd >= 0:
-        poll.register(ended.fd, select.POLLIN)
-    os.set_blocking(read_end, False)
     reason = ""
     while not reason:
-        start, wait = time.monotonic(), clocks.next_wait() if ended.fd >= 0 else 0.001
+        start, wait = time.monotonic(), clocks.next_wait()
         ready = [fd for fd, _ in poll.poll(wait * 1000)]
-        if read_end in ready and not _drain(read_end, piped):
-            poll.unregister(read_end)
-        if ended.now(ready):
+        if results in ready and not _drain(results, piped):
+            poll.unregister(results)
+        if news in ready:
             break
         if parent in ready:
             reason = "abandoned"
@@ -42,12 +41,18 @@ def watch(
             reason = "flood"
         else:
             waited = min(time.monotonic() - start, wait)
-            reason = clocks.over(channel.frames(shared), waited) or ended.stopped()
+            reason = clocks.over(channel.frames(shared), waited)
     if reason:
         cleanup.kill(pid)
-    report = {"killed": reason, **ended.report()}
-    _drain(read_end, piped)
-    cleanup.end_strays(pid)
+    ended = zygote.ended()
+    _drain(results, piped)
+    report = {
+        "killed": reason or ("stopped" if ended.stopped else ""),
+        "exit": ended.exit,
+        "signal": ended.signal,
+        "cpu": max(0.0, ended.cpu - clocks.cpu_start),
+        "wall": time.monotonic() - clocks.began,
+    }
     return report, bytes(piped)
 
 
@@ -67,14 +72,15 @@ class Clocks:
     def __init__(self, pid: int, request: Mapping[str, Any]) -> None:
         self.pid, self.limits = pid, request["limits"]
         self.frames, self.most = 0, request["frames"]
-        self.own_turns = request["own_turns"]
-        self.cpu_mark = self.cpu_seen = self.idle = 0.0
-        self.wall_mark = time.monotonic()
+        self.own_turns, self.load_frames = request["own_turns"], request["load_frames"]
+        self.began = self.wall_mark = time.monotonic()
+        self.idle = 0.0
+        self.cpu_start = self.cpu_mark = self.cpu_seen = cpu_of(pid, self.began)
 
     @property
     def limit(self) -> float:
         """CPU seconds until the next frame; the first covers the program's own imports."""
-        loading = self.frames < int(self.limits["load_frames"])
+        loading = self.frames < self.load_frames
         return float(self.limits["load_seconds" if loading else "cpu_seconds"])
 
     def next_wait(self) -> float:
@@ -112,44 +118,3 @@ def cpu_of(pid: int, wall_mark: float) -> float:
         except OSError:
             return 0.0
     return time.monotonic() - wall_mark
-
-
-class Ended:
-    """Tells that a child has ended, by a descriptor to poll where the system has one."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid, self.fd = pid, -1
-        self.status: tuple[int, int, resource.struct_rusage] | None = None
-        try:
-            self.fd = os.pidfd_open(pid)
-        except (AttributeError, OSError):
-            return  # macOS, or a kernel before 5.3: asked again every millisecond
-
-    def now(self, ready: list[int]) -> bool:
-        if self.fd >= 0:
-            return self.fd in ready
-        done = os.wait4(self.pid, os.WNOHANG)
-        self.status = done if done[0] else None
-        return self.status is not None
-
-    def stopped(self) -> str:
-        """Whether the child has stopped itself (SIGSTOP), without reaping it if it has ended."""
-        if not _LINUX:
-            return ""
-        flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        try:
-            return "stopped" if os.waitid(os.P_PID, self.pid, flags) else ""
-        except ChildProcessError:
-            return ""  # it has ended a moment ago
-
-    def report(self) -> dict[str, Any]:
-        """Reap the child; its exit code or signal, its CPU seconds."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        _, status, usage = self.status or os.wait4(self.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        return {
-            "exit": code if code >= 0 else None,
-            "signal": -code if code < 0 else None,
-            "cpu": usage.ru_utime + usage.ru_stime,
-        }

@@ -1,7 +1,8 @@
-"""One fork server, seen from outside: started, asked, replaced.
+"""One worker process, seen from outside: started, written to, read from, ended.
 
-A server is started with ``subprocess`` (an exec, never a fork of this process with its threads
-or its CUDA), with an empty environment, and is given one end of a socket.
+A worker is started with ``subprocess`` (an exec, never a fork of this process with its threads
+or its CUDA), with an empty environment, and is given one end of a socket. Nothing here waits:
+requests are queued and go out, reports come in, as the socket allows.
 """
 
 from __future__ import annotations
@@ -16,20 +17,13 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from persd.sandbox.program import (
-    Outcome,
-    Program,
-    judge_request,
-    parse_frames,
-    program_request,
-    read_outcome,
-)
+from persd.sandbox import seatbelt
 
-_START_SECONDS = 60.0
 _BOOT = """
 import sys, types
 for name, path in (("persd", {root!r}), ("persd.sandbox", {here!r})):
@@ -39,63 +33,108 @@ for name, path in (("persd", {root!r}), ("persd.sandbox", {here!r})):
 from persd.sandbox import server
 server.main({fd}, {box!r}, {without!r})
 """
+_LENGTH = struct.Struct(">I")
+
+Report = tuple[dict[str, Any], bytes]
 
 
 class WorkerDied(Exception):
-    """A server's socket closed or kept silent."""
+    """A worker's process has ended, keeps silent, or none could be started."""
 
 
 class Worker:
-    """One fork server and the socket to it. Raises WorkerDied, OSError where none starts."""
+    """One worker process and the socket to it. Raises WorkerDied where none starts."""
 
-    def __init__(self, without: tuple[str, ...] = ()) -> None:
-        self.box = tempfile.mkdtemp(prefix="persd-box-")
-        self._remove = weakref.finalize(self, shutil.rmtree, self.box, ignore_errors=True)
-        self.sock, theirs = socket.socketpair()
-        with theirs:
-            self.process = _start(theirs.fileno(), self.box, without)
-        self.sock.settimeout(_START_SECONDS)
+    def __init__(self, without: tuple[str, ...] = (), seed: int = 0) -> None:
         try:
-            hello, _ = self.receive()
-        except WorkerDied:
-            self.close()
-            raise
-        self.isolation = str(hello["isolation"])
-        self.missing: dict[str, str] = hello["missing"]
+            self.box = tempfile.mkdtemp(prefix="persd-box-")
+            self._remove = weakref.finalize(self, shutil.rmtree, self.box, ignore_errors=True)
+            self.sock, theirs = socket.socketpair()
+            with theirs:
+                self.process = _start(theirs.fileno(), self.box, without, seed)
+        except OSError as error:
+            raise WorkerDied(f"no worker could be started: {error}") from None
+        self.sock.setblocking(False)
+        self._out: deque[tuple[memoryview, socket.socket | None]] = deque()
+        self._in = bytearray()
+        self.isolation = ""
+        """Known with its first report."""
+        self.missing: dict[str, str] = {}
 
-    def send(self, request: Mapping[str, Any], descriptor: int | None = None) -> None:
+    @property
+    def writing(self) -> bool:
+        """Whether something queued has not gone out yet."""
+        return bool(self._out)
+
+    def send(self, request: Mapping[str, Any], peer: socket.socket | None = None) -> None:
+        """Queue a request; ``peer`` travels along and is closed here. Raises WorkerDied."""
         body = json.dumps(request).encode()
-        data = struct.pack(">I", len(body)) + body
+        self._out.append((memoryview(_LENGTH.pack(len(body)) + body), peer))
+        if len(self._out) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what the socket takes now. Raises WorkerDied."""
         try:
-            if descriptor is not None:
-                rights = array.array("i", [descriptor])
-                level, kind = socket.SOL_SOCKET, socket.SCM_RIGHTS
-                sent = self.sock.sendmsg([data[:4]], [(level, kind, rights)])
-                data = data[sent:]
-            self.sock.settimeout(_patience(request))
-            self.sock.sendall(data)
+            while self._out:
+                data, peer = self._out[0]
+                if peer is None:
+                    sent = self.sock.send(data)
+                else:
+                    rights = array.array("i", [peer.fileno()])
+                    level, kind = socket.SOL_SOCKET, socket.SCM_RIGHTS
+                    sent = self.sock.sendmsg([data], [(level, kind, rights)])
+                    peer.close()
+                if sent == len(data):
+                    self._out.popleft()
+                else:
+                    self._out[0] = (data[sent:], None)
+        except BlockingIOError:
+            return
         except OSError as error:
             raise WorkerDied(f"the worker's socket: {error}") from None
 
-    def receive(self) -> tuple[dict[str, Any], bytes]:
+    def read(self) -> list[Report]:
+        """The reports that have come whole since the last time. Raises WorkerDied."""
         try:
-            (size,) = struct.unpack(">I", self._exactly(4))
-            report = json.loads(self._exactly(size))
-            return report, self._exactly(int(report["bytes"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise WorkerDied(f"no report from the worker: {error!r}") from None
+            while True:
+                part = self.sock.recv(1 << 18)
+                if not part:
+                    raise WorkerDied("the worker has ended")
+                self._in += part
+                if len(part) < 1 << 18:
+                    break
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise WorkerDied(f"the worker's socket: {error}") from None
+        reports = list(self._whole())
+        if reports and not self.isolation:
+            hello, _ = reports.pop(0)
+            self.isolation, self.missing = str(hello["isolation"]), hello["missing"]
+        return reports
 
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = self.sock.recv(min(size - len(data), 1 << 20))
-            if not part:
-                raise OSError("closed")
-            data += part
-        return bytes(data)
+    def _whole(self) -> list[Report]:
+        found, start = [], 0
+        while len(self._in) - start >= 4:
+            (size,) = _LENGTH.unpack_from(self._in, start)
+            body = start + 4 + size
+            if len(self._in) < body:
+                break
+            try:
+                report = json.loads(self._in[start + 4 : body])
+                end = body + int(report["bytes"])
+            except (ValueError, KeyError) as error:
+                raise WorkerDied(f"no report from the worker: {error!r}") from None
+            if len(self._in) < end:
+                break
+            found.append((report, bytes(self._in[body:end])))
+            start = end
+        del self._in[:start]
+        return found
 
     def hang_up(self) -> None:
-        """The worker ends its program, if one runs, and itself; ``receive`` raises."""
+        """The worker ends its program, if one runs, and itself; ``read`` then raises."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -103,6 +142,9 @@ class Worker:
         """End the worker and wait for it."""
         self.hang_up()
         self.sock.close()
+        for _, peer in self._out:
+            if peer is not None:
+                peer.close()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -111,78 +153,19 @@ class Worker:
         self._remove()
 
 
-def _patience(request: Mapping[str, Any]) -> float:
-    """Seconds after which a silent worker is given up: beyond every limit it enforces."""
-    limits, tests = request["limits"], len(request["calls"]) + 3
-    longest = max(limits["cpu_seconds"], limits["load_seconds"]) * limits["wall_factor"] + 6
-    return float(60 + tests * longest)
-
-
-def _start(fd: int, box: str, without: tuple[str, ...]) -> subprocess.Popen[bytes]:
+def _start(fd: int, box: str, without: tuple[str, ...], seed: int) -> subprocess.Popen[bytes]:
     here = Path(__file__).resolve().parent
     boot = _BOOT.format(
         root=str(here.parent), here=str(here), fd=fd, box=box, without=list(without)
     )
+    argv = [sys.executable, "-s", "-P", "-B", "-X", "utf8", "-c", boot]
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-B", "-X", "utf8", "-c", boot],
+        seatbelt.command(argv, box, without),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(fd,),
-        env={"PYTHONHASHSEED": "0"},
+        env={"PYTHONHASHSEED": str(seed)},
         cwd="/",
         start_new_session=True,
     )
-
-
-class Pair:
-    """What one thread owns: a worker for programs, one for test code, both started when needed."""
-
-    def __init__(self, without: tuple[str, ...]) -> None:
-        self.without = without
-        self.workers: dict[str, Worker] = {}
-        self.closing = False
-
-    def worker(self, role: str) -> Worker:
-        if role not in self.workers:
-            self.workers[role] = Worker(self.without)
-        return self.workers[role]
-
-    def execute(self, program: Program) -> Outcome:
-        """The program's outcome; after trouble of ours, of one more try on fresh workers."""
-        detail = ""
-        for _ in range(2):
-            try:
-                return self._once(program)
-            except (WorkerDied, OSError) as error:
-                detail = str(error)
-                self.close()
-            if self.closing:
-                return Outcome(ran=False, detail="the sandbox was closed")
-        return Outcome(ran=False, detail=detail)
-
-    def _once(self, program: Program) -> Outcome:
-        worker = self.worker("program")
-        if program.check is None:
-            worker.send(program_request(program))
-            return read_outcome(*worker.receive(), worker.isolation)
-        judge = self.worker("judge")
-        left, right = socket.socketpair()
-        with left, right:
-            worker.send(program_request(program), left.fileno())
-            judge.send(judge_request(program), right.fileno())
-        done = worker.receive()
-        report, frames = judge.receive()
-        parsed, _ = parse_frames(frames)
-        last = parsed[-1] if parsed else {}
-        return read_outcome(*done, worker.isolation, check=last, check_killed=report["killed"])
-
-    def hang_up(self) -> None:
-        """Let a program that runs now come to its end, from any thread."""
-        self.closing = True
-        for worker in list(self.workers.values()):
-            worker.hang_up()
-
-    def close(self) -> None:
-        while self.workers:
-            self.workers.popitem()[1].close()
