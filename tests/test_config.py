@@ -50,6 +50,16 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
     assert config.run.promoted == "persd"
 
 
+def test_unsafe_is_said_in_so_many_words(tmp_path: Path) -> None:
+    path = write(tmp_path, SHORT)
+    assert load(path).verify.unsafe is False
+    assert load(path, ["verify.unsafe=true"]).verify.unsafe is True
+    assert load(write(tmp_path, SHORT + "[verify]\nunsafe = true\n")).verify.unsafe is True
+    for said in ('"yes"', "1"):
+        with pytest.raises(UserError, match=r"verify\.unsafe = "):
+            load(path, [f"verify.unsafe={said}"])
+
+
 def test_a_cascade_of_teachers(tmp_path: Path) -> None:
     text = SHORT.replace("[teacher]", "[[teacher]]") + '\n[[teacher]]\nmodel = "stronger"\n'
     assert [t.model for t in load(write(tmp_path, text)).teacher] == ["some-teacher", "stronger"]
@@ -115,5 +125,7 @@ def test_every_key_has_a_stage(tmp_path: Path) -> None:
     for key in flatten(load(write(tmp_path, SHORT))):
         assert stage_of(key) in STAGES, key
     assert stage_of("teacher.0.budget_usd") == "free"
+    assert stage_of("verify.unsafe") == "free"
+    assert stage_of("verify.timeout") == "verify"
     assert stage_of("teacher.0.model") == "teacher"
     assert stage_of("train.lr") == "train"

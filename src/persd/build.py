@@ -258,8 +258,13 @@ def build_run(
     round: int | None,
     untested: bool,
     progress: Progress,
+    *,
+    unsafe: bool = False,
 ) -> dict[str, Any]:
-    """``persd build``: write a variant's data set; gives examples, rejected by reason, path."""
+    """``persd build``: write a variant's data set; gives examples, rejected by reason, path.
+
+    ``unsafe`` is asked for anew, whatever the run's config says: a run may be somebody else's.
+    """
     parts_of(variant)
     refuse_target(out, "the data set")
     with Ledger(run_dir, create=False) as ledger:
@@ -272,7 +277,7 @@ def build_run(
             )
         chosen = [round] if round is not None else rounds[-1:]
         progress.stage(f"build {variant}, examples", None)
-        with Sandbox() as box:
+        with Sandbox(unsafe=unsafe) as box:
             examples, rejected = build_rounds(
                 ledger,
                 lambda: box,
@@ -290,12 +295,21 @@ def build_run(
 
 
 def train_run(
-    run_dir: Path, variant: str, out: Path, model: str | None, progress: Progress
+    run_dir: Path,
+    variant: str,
+    out: Path,
+    model: str | None,
+    progress: Progress,
+    *,
+    unsafe: bool = False,
 ) -> dict[str, Any]:
-    """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's."""
+    """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's.
+
+    ``unsafe`` as for ``build_run``.
+    """
     with Ledger(run_dir, create=False) as ledger:
         config = stored_config(ledger)
-        with Sandbox() as box:
+        with Sandbox(unsafe=unsafe) as box:
             rounds = rounds_of(config, max(ledger.rounds(), default=0))
             examples, _ = build_rounds(
                 ledger, lambda: box, variant, rounds, limits=limits_of(config)

@@ -184,6 +184,8 @@ class VerifyTable(_Table):
     """CPU seconds a test; None: 3."""
     memory_mb: int | None = Field(default=None, ge=32, le=1 << 20)
     """Memory of a program; None: 512."""
+    unsafe: bool = False
+    """Run programs also where nothing keeps them from the user's files."""
 
 
 class Config(_Table):
@@ -355,6 +357,7 @@ _STAGE_OF_KEY = {
     "run.start": "train",
     "tasks.path": "free",  # the tasks' contents are compared, not where they lie
     "verify.workers": "free",
+    "verify.unsafe": "free",  # every verdict names the isolation it was made under
 }
 
 

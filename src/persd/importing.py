@@ -23,7 +23,9 @@ from persd.tasks.persdistill import FILES, label_faults, recorded
 KINDS: tuple[Kind, ...] = ("direct", "attempt", "refinement")
 
 
-def import_release(folder: Path, run_dir: Path, progress: Progress) -> dict[str, Any]:
+def import_release(
+    folder: Path, run_dir: Path, progress: Progress, *, unsafe: bool = False
+) -> dict[str, Any]:
     """Make (or finish) the run and count what came of it.
 
     Gives tasks, tested, attempts_failing, directs_passing, refinements_passing (of the tested
@@ -38,7 +40,7 @@ def import_release(folder: Path, run_dir: Path, progress: Progress) -> dict[str,
             where=str(folder),
             hint="persd import persdistill FOLDER --run RUN, FOLDER holding the released files",
         )
-    with Run(release_config(folder, run_dir), progress) as run:
+    with Run(release_config(folder, run_dir, unsafe=unsafe), progress) as run:
         tasks = load_pool(run)
         verdicts = {kind: _judged(run, tasks, kind) for kind in KINDS}
         states = Counter(_settle(run, task, verdicts) for task in tasks)
@@ -70,7 +72,7 @@ def import_release(folder: Path, run_dir: Path, progress: Progress) -> dict[str,
     }
 
 
-def release_config(folder: Path, run_dir: Path) -> Config:
+def release_config(folder: Path, run_dir: Path, *, unsafe: bool = False) -> Config:
     """The config of an imported run: everybody in it is recorded."""
     return Config.model_validate(
         {
@@ -78,6 +80,7 @@ def release_config(folder: Path, run_dir: Path) -> Config:
             "tasks": {"source": "persdistill", "path": str(folder)},
             "student": {"model": "recorded"},
             "teacher": {"model": "recorded", "direct": "ask", "max_tries": 1},
+            "verify": {"unsafe": unsafe},
         }
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from persd import tasks as task_sources
+from persd.calibrate import limits_from
 from persd.calls import Asker
 from persd.config import Config, Endpoint, changed_keys, stage_of, to_json
 from persd.errors import UserError
@@ -189,7 +190,8 @@ class Run:
         """The sandbox of this run, started when first asked for."""
         if self._box is None:
             table = self.config.verify
-            self._box = self._stack.enter_context(Sandbox(workers=table.workers or cores()))
+            box = Sandbox(workers=table.workers or cores(), unsafe=table.unsafe)
+            self._box = self._stack.enter_context(box)
         return self._box
 
     @property
@@ -284,14 +286,7 @@ class Run:
 
 def limits_of(config: Config) -> Limits | None:
     """A config's limits on a program, or None: the judge's own."""
-    table, usual = config.verify, Limits()
-    if table.timeout is None and table.memory_mb is None:
-        return None
-    return replace(
-        usual,
-        cpu_seconds=table.timeout or usual.cpu_seconds,
-        memory_mb=table.memory_mb or usual.memory_mb,
-    )
+    return limits_from(config.verify.timeout, config.verify.memory_mb)
 
 
 def cores() -> int:

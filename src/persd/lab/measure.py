@@ -164,9 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("validation", "pool", "heldout"), default="validation")
     parser.add_argument("--model", default=str(EMBEDDED_STUDENT), help="folder of the student")
     parser.add_argument("--out", help="write every repair to this file, a JSON line each")
+    parser.add_argument("--unsafe", action="store_true", help="also where nothing holds programs")
     given = parser.parse_args(arguments)
     tasks = lab.load(count=given.tasks, seed=given.seed, split=given.split, mix=lab.POOL_MIX)
-    with Sandbox(workers=1) as box:
+    with Sandbox(workers=1, unsafe=given.unsafe) as box:
         tried = attempts(box, tasks, given.model, given.seed)
         teacher = RepairTeacher(box)
         failed = [(t, a, v) for t, (a, v) in zip(tasks, tried, strict=True) if not v.passed]

@@ -48,15 +48,14 @@ class RepairTeacher:
 
     def __init__(
         self,
-        box: Sandbox | None = None,
+        box: Sandbox,
         *,
         max_candidates: int = 240,
         max_seconds: float = 60.0,
     ) -> None:
         """``max_candidates`` programs are run for one repair; ``max_seconds`` of the clock is a
         backstop far above what they take, so that timing does not change the answer."""
-        self._own = box is None
-        self._box = Sandbox(workers=2) if box is None else box
+        self._box = box
         self._max_candidates, self._max_seconds = max_candidates, max_seconds
         self.identity: Mapping[str, str] = {
             "model": "lab teacher",
@@ -68,8 +67,7 @@ class RepairTeacher:
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:
-        if self._own:
-            self._box.close()
+        pass  # the sandbox is its owner's
 
     def _answer(self, request: Request) -> Completion:
         started = time.monotonic()

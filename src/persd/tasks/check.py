@@ -34,9 +34,10 @@ WEAK = 0.5
 
 
 def check_source(
-    source: str, data: Path | None, limit: int | None, progress: Progress
+    source: str, data: Path | None, limit: int | None, progress: Progress, *, unsafe: bool = False
 ) -> dict[str, Any]:
-    """``check`` on a source by name (both splits of MBPP) or on a task file.
+    """``check`` on a source by name (both splits of MBPP) or on a task file. ``unsafe``: also
+    where nothing keeps programs from the user's files.
 
     Raises UserError for an unknown source or a file that cannot be read.
     """
@@ -53,7 +54,7 @@ def check_source(
     else:
         items = read(source, path=path)
     progress.stage("tasks", limit)
-    with Sandbox() as box:
+    with Sandbox(unsafe=unsafe) as box:
         found = check(box, islice(items, limit), progress)
     if not found["tasks"]:
         raise UserError("it holds no task", where=path or source, hint="A row a task; README.md")
