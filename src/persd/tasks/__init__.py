@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import islice
@@ -12,7 +13,7 @@ from persd.records import Task
 from persd.tasks.rows import Fault
 
 SOURCES = ("humaneval", "mbpp", "persdistill", "lab", "jsonl")
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "all"]
 
 
 def load(
@@ -26,9 +27,9 @@ def load(
     """The tasks of a source, in its order; the first ``limit`` of them.
 
     ``path`` is a local file (a folder for ``persdistill``) in place of the Hub. ``split``
-    matters where a source has one: MBPP (train 601-974, test 11-510) and lab, which makes
-    its tasks from ``seed``. A source that is a file's path is read as ``jsonl``. Raises
-    UserError at the first row that is no task.
+    matters where a source has one: MBPP (train 601-974, test 11-510; all 1-974, every assert
+    hidden) and lab (train or test), which makes its tasks from ``seed``. A source that is a
+    file's path is read as ``jsonl``. Raises UserError at the first row that is no task.
     """
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} tasks", hint="Use 1 or more, or leave it out")
@@ -61,7 +62,7 @@ def read(source: str, *, path: str | None = None, split: Split = "train") -> Ite
 def normal_id(source: str, task_id: object) -> str:
     """A task's id as ``load`` gives it: MBPP's ``11``, ``"11"`` and ``"Mbpp/11"`` are one."""
     text = str(task_id)
-    return text.rpartition("/")[2] if source == "mbpp" else text
+    return re.sub("^mbpp/", "", text, flags=re.IGNORECASE) if source == "mbpp" else text
 
 
 def _lab(limit: int | None, split: Split, seed: int) -> Iterator[Task]:

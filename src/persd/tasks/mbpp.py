@@ -1,30 +1,34 @@
-"""MBPP (Austin et al. 2021): ids 601-974 train, 11-510 test.
+"""MBPP (Austin et al. 2021): ids 601-974 train, 11-510 test, 1-974 all.
 
 Every problem comes with three asserts and no header. The header is the reference's ``def``
 line; the first assert is shown in the instruction (its argument types are part of the task)
-and is the seen test, the others are hidden, so that seen and hidden tests share no call.
+and is the seen test, the others are hidden, so that seen and hidden tests share no call. In
+``all``, which is for judging what others have written, every assert is hidden, as in the
+benchmark.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import Literal
 
 from persd.domains.layout import Function
 from persd.domains.names import Names, parse
 from persd.records import Task, Test
 from persd.sandbox.split import as_test
+from persd.tasks import Split
 from persd.tasks.hub import hub_rows
 from persd.tasks.rows import Fault, Row, Wrong, call_fault, is_literal, read_rows, shown
 
 HUB_ID = "google-research-datasets/mbpp"
-IDS = {"train": range(601, 975), "test": range(11, 511)}
+IDS = {"train": range(601, 975), "test": range(11, 511), "all": range(1, 975)}
+HUB_ALL = "train+test+validation+prompt"
 
 
-def read(path: str | None, *, split: Literal["train", "test"] = "train") -> Iterator[Task | Fault]:
+def read(path: str | None, *, split: Split = "train") -> Iterator[Task | Fault]:
     """The tasks of a split, from a local file (None: from the Hub). Their id is the integer."""
-    rows = read_rows(path) if path is not None else hub_rows(HUB_ID, "full", split)
+    hub_split = HUB_ALL if split == "all" else split
+    rows = read_rows(path) if path is not None else hub_rows(HUB_ID, "full", hub_split)
     for row in rows:
         if isinstance(row, Fault):
             yield row
@@ -32,7 +36,7 @@ def read(path: str | None, *, split: Literal["train", "test"] = "train") -> Iter
         try:
             number = _number(row)
             if number in IDS[split]:
-                yield _task(row, number)
+                yield _task(row, number, show_first=split != "all")
         except Wrong as wrong:
             yield row.fault(wrong)
 
@@ -45,7 +49,7 @@ def _number(row: Row) -> int:
     return int(text)
 
 
-def _task(row: Row, number: int) -> Task:
+def _task(row: Row, number: int, *, show_first: bool) -> Task:
     text = row.text("text") if "text" in row.fields else row.text("prompt")
     code = row.text("code")
     asserts = [line.strip() for line in row.texts("test_list")]
@@ -55,7 +59,7 @@ def _task(row: Row, number: int) -> Task:
     first = _as_test(asserts[0], entry.name)
     seen = (first,) if first is not None else ()
     hidden = [line for line in asserts[1:] if _as_test(line, entry.name) not in seen]
-    if not seen or not hidden:
+    if not (show_first and seen and hidden):
         seen, hidden = (), asserts
     tests = [_as_test(line, entry.name) for line in hidden]
     simple = [t for t in tests if t is not None]
