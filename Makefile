@@ -8,7 +8,7 @@ VENV_FLAGS ?=
 EXTRAS := train,dev
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench constraints clean
+.PHONY: setup demo test lint format bench bench-judge constraints clean
 
 setup: $(STAMP)
 
@@ -35,9 +35,13 @@ format: setup
 bench: setup
 	$(BIN)/python bench/sample.py
 
+# The judge against its peers, which it installs beside itself (about 800 MB); a few minutes.
+bench-judge: setup
+	$(BIN)/python bench/judge.py
+
 constraints: setup
 	@echo "# Pinned versions of everything 'make setup' installs; 'make constraints' writes it anew." > constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(torch|pip|setuptools|nvidia|triton)' >> constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) bench/.peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
