@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from persd.records import Verdict
-from persd.sandbox import Limits, Outcome
+from persd.sandbox import Limits, Outcome, Sandbox
 from persd.verdicts import Job
 
 #: CPU seconds a test.
@@ -38,8 +40,15 @@ class Cost:
 class References:
     """What is known of tasks' references; a handful, since few programs need more than LEAST."""
 
+    _of: ClassVar[WeakKeyDictionary[Sandbox, References]] = WeakKeyDictionary()
+
     def __init__(self) -> None:
         self._costs: dict[Hashable, Cost | None] = {}
+
+    @classmethod
+    def of(cls, box: Sandbox) -> References:
+        """Those measured in a sandbox, as long as it lives."""
+        return cls._of.setdefault(box, References())
 
     def knows(self, job: Job) -> bool:
         """Whether there is nothing to measure (any more)."""
@@ -47,7 +56,7 @@ class References:
 
     def get(self, job: Job) -> Cost | None:
         """The cost of these tests; None: no reference, or it does not pass."""
-        return self._costs.get(_key(job))
+        return self._costs.get(_key(job)) if self._costs else None
 
     def put(self, job: Job, outcome: Outcome | None) -> None:
         """The reference ran (None: it did not pass). The first measurement stays."""
@@ -76,11 +85,13 @@ def limits_from(timeout: float | None, memory_mb: int | None) -> Limits | None:
     return Limits(cpu_seconds=seconds, memory_mb=memory, calibrate=timeout is None)
 
 
-def first_limits(job: Job) -> Limits:
-    """What a program gets at first."""
+def first_limits(job: Job, cost: Cost | None = None) -> Limits:
+    """What a program gets at first; ``cost``: where the tests' is known by now."""
     given = job.limits or Limits(calibrate=True)
     if not given.calibrate:
         return given
+    if cost is not None:
+        return _with(given, _fair(job, cost))
     return replace(given, cpu_seconds=LEAST if job.task.reference is not None else MOST)
 
 

@@ -273,7 +273,7 @@ def _checked(results: tuple[TestResult, ...], outcome: Outcome, limits: Limits) 
     if kind == "passed":
         return _Finding("passed", "", results)
     call = clean(str(last.get("call", "")))
-    if kind == "gone" or (kind == "begin" and outcome.check_killed):
+    if kind == "gone" or (outcome.check_waiting and outcome.check_killed):
         return _ended(call, outcome, limits, results)
     if kind == "broken":
         last_result = TestResult(shorten(call), "error", error_type="Error", message=_BROKEN)

@@ -69,7 +69,7 @@ class _Line:
     ) -> None:
         self.session, self.box, self.batch = session, box, batch
         self.cache, self.repeats = cache, repeats
-        self.references = References()
+        self.references = References.of(box)
         self.order: deque[_Case] = deque()
         self.group: list[tuple[_Case, Program]] = []
         self.waiting: dict[str, list[_Case]] = {}
@@ -82,7 +82,8 @@ class _Line:
         if self.cache is not None and self._is_known(case):
             return
         program = next(case.steps)
-        if self.batch and program.check is None:
+        quick = program.limits == first_limits(job)  # not one that is known to need longer
+        if self.batch and quick and program.check is None:
             self._share(case, program)
         else:
             self.session.submit([case], (program,))
@@ -170,7 +171,7 @@ def _steps(job: Job, references: References, repeats: int) -> Steps:
 def _one_verdict(job: Job, references: References, seed: int) -> Steps:
     """Run it; alone, if it did not pass in a batch; with more time, if time is what it lacked
     and its reference or its earlier tests say that it may have more."""
-    limits = first_limits(job)
+    limits = first_limits(job, references.get(job))
     verdict = yield from _run(job, limits, seed)
     while verdict.status == "timeout":
         if not references.knows(job):

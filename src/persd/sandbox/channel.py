@@ -44,6 +44,11 @@ class Writer:
         self.frames += 1
         self._count()
 
+    def tick(self) -> None:
+        """Count a frame that says nothing."""
+        self.frames += 1
+        self._count()
+
     def _flush(self) -> None:
         self._send(self.shared[_HEAD.size : _HEAD.size + self.used])
         self.used = 0

@@ -5,11 +5,10 @@ stand-in for the entry point. Every call of the stand-in travels over a socket, 
 JSON, to ``serve``, which runs where the program is. So the program's process never holds the
 test code or an expected value, and the test code never touches an object of the program's.
 
-Both send one frame when a call begins and one when it ends; the servers that watch them hold
-a process to its limits only while it is its turn.
+Both count a turn when a call begins and one when it ends; the servers that watch them hold a
+process to its limits only while it is its turn.
 """
 
-# ruff: noqa: S102 -- test code is run, in a process of its own
 from __future__ import annotations
 
 import builtins
@@ -39,15 +38,12 @@ class Raised(Exception):
 
 def serve(function: Any, frames: child.Frames, fd: int) -> None:
     """Answer calls until the judge hangs up."""
-    index = 0
     with socket.socket(fileno=fd) as sock, sock.makefile("rb") as lines:
         for line in lines:
-            frames.send({"i": index, "k": "begin"})
-            frames.start()
+            frames.turn()
             answer = _answer(function, line, frames)
-            frames.send({"i": index + 1, "k": "end"})
+            frames.turn()
             sock.sendall(answer.encode("ascii") + b"\n")
-            index += 2
 
 
 def _answer(function: Any, line: bytes, frames: child.Frames) -> str:
@@ -74,16 +70,16 @@ class Candidate:
         self.frames, self.__name__, self.calls = frames, name, 0
         self.sock = socket.socket(fileno=fd)
         self.lines = self.sock.makefile("rb")
-        self.call, self.value, self.error = "", "", None  # of the last call
+        self.sent, self.error = "", None  # of the last call, like what follows
+        self.value: tuple[Any] | None = None
         self.raised: BaseException | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.call = _written(self.__name__, args, kwargs)
-        self.value, self.error, self.raised = "", None, None
-        sent = codec.dumps([list(args), kwargs])
-        if '{"other":' in sent:
+        self.value, self.error, self.raised = None, None, None
+        self.sent = codec.dumps([list(args), kwargs])
+        if '{"other":' in self.sent:
             raise TypeError("an argument of the call is not plain data")
-        answer = self._exchange(sent)
+        answer = self._exchange(self.sent)
         self.calls += 1
         if "e" in answer:
             self.error = answer["e"]
@@ -91,20 +87,33 @@ class Candidate:
             raise self.raised
         try:
             _update(args, answer.get("a"))
-            value = codec.decode(answer.get("v"))
+            self.value = (codec.decode(answer.get("v")),)
         except codec.CodecError:
             raise Broken from None
-        self.value = codec.show(value)[:2000]
-        return codec.unwrap(value)
+        return codec.unwrap(self.value[0])
+
+    @property
+    def call(self) -> str:
+        """Source of the last call, as it was made."""
+        if not self.sent:
+            return ""
+        args, kwargs = codec.loads(self.sent)
+        parts = [codec.show(a) for a in args] + [f"{k}={codec.show(v)}" for k, v in kwargs.items()]
+        return f"{self.__name__}({', '.join(parts)})"[:2000]
+
+    @property
+    def shown(self) -> str:
+        """What the last call returned, as text; empty where it did not."""
+        return "" if self.value is None else codec.show(self.value[0])[:2000]
 
     def _exchange(self, line: str) -> Any:
-        self.frames.send({"i": 2 * self.calls, "k": "begin"})
+        self.frames.turn()
         try:
             self.sock.sendall(line.encode("ascii") + b"\n")
             answer = self.lines.readline(3 * self.frames.limit)
         except OSError:
             answer = b""
-        self.frames.send({"i": 2 * self.calls + 1, "k": "end"})
+        self.frames.turn()
         if not answer:
             raise Gone
         try:
@@ -114,11 +123,6 @@ class Candidate:
         if not answer.endswith(b"\n") or not isinstance(parsed, dict) or not parsed:
             raise Broken
         return parsed
-
-
-def _written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    parts = [codec.show(a) for a in args] + [f"{k}={codec.show(v)}" for k, v in kwargs.items()]
-    return f"{name}({', '.join(parts)})"[:2000]
 
 
 def _exception(error: Any) -> BaseException:
@@ -147,7 +151,6 @@ def _update(args: tuple[Any, ...], changed: Any) -> None:
 
 def judge(request: Mapping[str, Any], frames: child.Frames, peer: int) -> None:
     """Run the test code; the last frame says what came of it."""
-    child.capture(frames.out)
     chance.start(0)
     candidate = Candidate(peer, frames, request["entry"])
     scope = child.new_scope()
@@ -158,20 +161,20 @@ def judge(request: Mapping[str, Any], frames: child.Frames, peer: int) -> None:
     except BaseException as error:
         frames.ballast.close()
         verdict = _explain(error, candidate, request["source"])
-    frames.send({"i": 2 * candidate.calls, **verdict})
+    frames.send({"i": 0, **verdict})
 
 
 def _prepare(request: Mapping[str, Any], scope: dict[str, Any], candidate: Candidate) -> None:
     """Setup and header define what tests rely on (HumanEval's ``poly``); then the tests."""
-    exec(compile(request["setup"], "<setup>", "exec", dont_inherit=True), scope)
-    for header in (request["header"], request["header"].rstrip() + "\n    pass\n"):
+    child.execute(request["setup"], "<setup>", scope)
+    for header in request["headers"]:
         try:
-            exec(compile(header, "<header>", "exec", dont_inherit=True), scope)
+            child.execute(header, "<header>", scope)
             break
         except Exception:
             continue  # a header is a fragment; what cannot be defined is not there
     scope[request["entry"]] = candidate
-    exec(compile(request["source"], TEST_FILE, "exec", dont_inherit=True), scope)
+    child.execute(request["test"], TEST_FILE, scope)
 
 
 def _explain(error: BaseException, candidate: Candidate, source: str) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def _explain(error: BaseException, candidate: Candidate, source: str) -> dict[st
         "k": kind,
         "e": raised,
         "call": candidate.call,
-        "value": candidate.value,
+        "value": candidate.shown,
         "source": _statement(error, source),
     }
 

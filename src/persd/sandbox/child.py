@@ -14,7 +14,6 @@ ends with the last of them: threads, finalisers and exit handlers are not waited
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import marshal
 import mmap
@@ -57,8 +56,8 @@ class Out(io.TextIOBase):
     encoding = "utf-8"
     errors = "backslashreplace"
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.kept, self.cut = limit, bytearray(), False
+    def __init__(self) -> None:
+        self.limit, self.kept, self.cut = 0, bytearray(), False
         self.buffer = Tail(self)
 
     def writable(self) -> bool:
@@ -93,19 +92,28 @@ class Out(io.TextIOBase):
 class Frames:
     """Writes what the program did, a frame a test."""
 
-    def __init__(self, writer: channel.Writer, request: Mapping[str, Any]) -> None:
-        limits = request["limits"]
-        self.writer, self.limit = writer, int(limits["value_bytes"])
-        self.texts, self.walled = False, request["walled"]
-        self.out = Out(int(limits["output_bytes"]))
+    def __init__(self, writer: channel.Writer) -> None:
+        self.writer, self.limit = writer, 0
+        self.texts = self.walled = False
+        self.out = Out()
         self.ballast = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE)  # freed to report a MemoryError
-        self.started = _cpu()
+        self.started = 0.0
         self.spent = False
         """Memory ran out: every further test would fill it again, a second at a time."""
+
+    def begin(self, request: Mapping[str, Any]) -> None:
+        """The limits of a request, and whether files beyond the sandbox do not exist here."""
+        limits = request["limits"]
+        self.limit, self.out.limit = limits["value_bytes"], limits["output_bytes"]
+        self.walled = request["walled"]
 
     def start(self) -> None:
         self.out.take()
         self.started = _cpu()
+
+    def turn(self) -> None:
+        """A call across to or from test code begins or ends: its clock starts anew."""
+        self.writer.tick()
 
     def value(self, index: int, value: Any) -> None:
         frame: dict[str, Any] = {"i": index}
@@ -139,7 +147,6 @@ def run_all(programs: Sequence[Mapping[str, Any]], frames: Frames) -> Any:
     """Run one program after the other (more than one only in the batch lane); the entry point
     of the last where all of it worked, else None."""
     entry = None
-    capture(frames.out)
     for program in programs:
         if "place" in program:
             frames.send({"i": NEXT, "n": program["place"]})
@@ -174,7 +181,6 @@ def capture(out: Out) -> None:
     """From here on what is printed goes to ``out``; what goes to descriptors 1 and 2 is lost."""
     sys.stdout = out
     sys.argv = [""]
-    gc.enable()
 
 
 def _define(program: Mapping[str, Any], scope: dict[str, Any], frames: Frames) -> bool:
@@ -207,14 +213,22 @@ def compile_program(source: str) -> types.CodeType:
     return compile(source.removeprefix("\ufeff"), FILENAME, "exec", dont_inherit=True)
 
 
-def _setup(source: str, scope: dict[str, Any], frames: Frames) -> bool:
+def _setup(source: str | bytes, scope: dict[str, Any], frames: Frames) -> bool:
     try:
-        exec(compile(source, "<setup>", "exec", dont_inherit=True), scope)
+        execute(source, "<setup>", scope)
     except BaseException as error:
         frames.raised(-2, error)
         return False
     frames.send({"i": -2})
     return True
+
+
+def execute(source: str | bytes, name: str, scope: dict[str, Any]) -> None:
+    """Run source, or what the server has compiled it to."""
+    if isinstance(source, bytes):
+        exec(marshal.loads(source), scope)
+    else:
+        exec(compile(source, name, "exec", dont_inherit=True), scope)
 
 
 def _call(index: int, call: str | bytes, scope: dict[str, Any], frames: Frames) -> bool:

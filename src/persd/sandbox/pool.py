@@ -24,6 +24,8 @@ from persd.sandbox.worker import Worker, WorkerDied
 
 #: Seconds a caller waits before it looks at the clock again.
 _TURN = 1.0
+#: Workers that may die at birth, one after the other, before nothing is tried twice any more.
+_STILLBORN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Sandbox:
         self._ready: deque[Ticket] = deque()
         self._state = threading.Condition(threading.RLock())
         self._leading = self._closed = False
+        self._stillborn = 0
         self._selector = selectors.DefaultSelector()
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(False)
@@ -198,7 +201,10 @@ class Sandbox:
                 self._bury(slot, "the worker keeps silent")
 
     def _bury(self, slot: Slot, detail: str) -> None:
-        """End a slot's workers. The first of its programs has had one try; all are tried anew."""
+        """End a slot's workers. The first of its programs has had one try; all are tried anew,
+        unless workers die one after the other before they can say a word."""
+        stillborn = not any(worker.isolation for worker in slot.workers.values())
+        self._stillborn = self._stillborn + 1 if stillborn else 0
         for worker in slot.workers.values():
             if worker.sock in self._selector.get_map():
                 self._selector.unregister(worker.sock)
@@ -206,7 +212,7 @@ class Sandbox:
         if tickets:
             tickets[0].tries += 1
         for ticket in reversed(tickets):
-            if self._closed or ticket.tries > 1:
+            if self._closed or ticket.tries > 1 or self._stillborn > _STILLBORN:
                 ticket.fail(detail)
             else:
                 self._ready.appendleft(ticket)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from persd.sandbox import codec
 
 _ENDLESS = 1 << 60
+#: CPU seconds a frame for programs that share a process.
+_BATCH_SECONDS = 0.1
 #: Index of the frame before each program of a batch, as ``child`` sends it.
 NEXT = -3
 
@@ -81,6 +83,9 @@ class Outcome:
     check: Mapping[str, Any] | None = None
     """The last frame of the test code's process."""
     check_killed: str = ""
+    """Why that process was stopped."""
+    check_waiting: bool = False
+    """It was stopped while it waited for the program."""
     isolation: str = ""
 
 
@@ -90,6 +95,8 @@ class Outcome:
 def program_request(programs: Sequence[Program]) -> dict[str, Any]:
     """What the worker that runs programs is sent: sources and calls. All have the same limits."""
     limits, check, alone = programs[0].limits, programs[0].check, len(programs) == 1
+    if not alone:  # who needs longer does so alone, and holds nobody up
+        limits = replace(limits, cpu_seconds=min(limits.cpu_seconds, _BATCH_SECONDS))
     loads = sum(2 if program.setup else 1 for program in programs)
     frames = loads + sum(len(program.calls) for program in programs)
     frames += 0 if alone else len(programs)
@@ -99,7 +106,7 @@ def program_request(programs: Sequence[Program]) -> dict[str, Any]:
         "programs": [_plain(program) for program in programs],
         "frames": frames if check is None else _ENDLESS,
         "own_turns": frames if check is not None else _ENDLESS,
-        "load_frames": loads if alone else _ENDLESS,
+        "load_frames": loads if alone else 0,
         "cpu_total": total,
         "limits": _limits(limits),
     }
@@ -122,7 +129,7 @@ def judge_request(program: Program) -> dict[str, Any]:
     return {
         "mode": "judge",
         "source": program.check,
-        "header": program.header,
+        "headers": [program.header, program.header.rstrip() + "\n    pass\n"],
         "entry": program.entry_point,
         "setup": program.setup,
         "frames": _ENDLESS,
@@ -151,8 +158,6 @@ def read_outcomes(
     raw: bytes,
     isolation: str,
     programs: int = 1,
-    check: Mapping[str, Any] | None = None,
-    check_killed: str = "",
 ) -> tuple[Outcome, ...]:
     """A worker's report and the frames behind it as an outcome for each program."""
     frames, broken = parse_frames(raw)
@@ -167,8 +172,6 @@ def read_outcomes(
             cpu=report["cpu"] / programs,
             wall=report["wall"] / programs,
             shared=programs > 1,
-            check=check,
-            check_killed=check_killed,
             isolation=isolation,
         )
         for part in _parts(frames, programs)

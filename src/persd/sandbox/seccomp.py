@@ -116,6 +116,7 @@ class _Code:
         self._own_pid = [i for i, step in enumerate(steps) if step[3] == _PID]
         packed = b"".join(struct.pack("<HBBI", *step) for step in steps)
         self._code = ctypes.create_string_buffer(packed, len(packed))
+        self._bytes = memoryview(self._code).cast("B")
         self._program = _Program(len(steps), ctypes.cast(self._code, ctypes.c_void_p))
         number = ctypes.c_long(linux.NR_SECCOMP[linux.MACHINE])
         mode, flags = ctypes.c_long(_SET_MODE_FILTER), ctypes.c_long(_SPEC_ALLOW)
@@ -124,9 +125,9 @@ class _Code:
     def install(self) -> None:
         """Raises OSError."""
         if self._own_pid:
-            pid = os.getpid()
+            pid = os.getpid().to_bytes(4, "little")
             for index in self._own_pid:
-                struct.pack_into("<I", self._code, 8 * index + 4, pid)
+                self._bytes[8 * index + 4 : 8 * index + 8] = pid
         linux.prepared_syscall(self._arguments)
 
 

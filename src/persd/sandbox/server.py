@@ -26,21 +26,26 @@ from functools import cache, lru_cache
 from types import CodeType
 from typing import Any
 
-from persd.sandbox import chance, channel, child, cleanup
+from persd.sandbox import chance, channel, check, child, cleanup
 from persd.sandbox.cage import Cage, enter
 from persd.sandbox.tame import is_tame
 from persd.sandbox.watch import watch
-from persd.sandbox.zygote import Zygote, descriptor_in
+from persd.sandbox.zygote import Zygote, descriptor_in, rlimits
 
-#: What programs import most; anything else is there too, loaded when a program asks for it.
+#: What programs import most. Each module makes every fork a little dearer.
 _PRELOADED = """
-    abc bisect cmath collections copy dataclasses datetime decimal enum fractions functools
-    hashlib heapq itertools json math operator random re statistics string time typing
+    bisect collections copy datetime functools heapq itertools json math operator random re
+    string time typing
 """
-#: Packages that take longer to import than most programs to run: a zygote each set of them.
-_LARGE = ("networkx", "numpy", "pandas", "scipy", "sklearn", "sympy")
-_PARTS = {"numpy": ("numpy", "numpy.random", "numpy.linalg")}
-_ZYGOTES = 3
+#: What takes long to import, and what is loaded with it in a zygote of its own. Anything else
+#: is there too, loaded when a program asks for it.
+_SLOW = ("dataclasses", "decimal", "fractions", "hashlib", "inspect", "statistics", "textwrap")
+_LARGE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_SLOW, _SLOW),
+    **{name: (name,) for name in ("networkx", "pandas", "scipy", "sklearn", "sympy")},
+    "numpy": ("numpy", "numpy.random", "numpy.linalg"),
+}
+_ZYGOTES = 4
 #: The report on a batch of which nothing could be run together.
 _NOTHING = {"killed": "", "exit": 0, "signal": None, "cpu": 0.0, "wall": 0.0}
 
@@ -85,6 +90,7 @@ class Server:
         self.sock, self.cage = sock, cage
         self.shared = channel.create()
         self.zygotes: dict[tuple[str, ...], Zygote] = {}
+        self.ahead: Task | None = None
         self.zygote(())
 
     def zygote(self, modules: tuple[str, ...]) -> Zygote:
@@ -94,31 +100,32 @@ class Server:
             if len(self.zygotes) >= _ZYGOTES:
                 oldest = next(key for key in self.zygotes if key)
                 self.zygotes.pop(oldest).close()
-            parts = [part for name in modules for part in _PARTS.get(name, (name,))]
-            found = Zygote(self.cage, self.shared, tuple(parts))
+            found = Zygote(self.cage, self.shared, modules)
         self.zygotes[modules] = found
         return found
 
     def serve(self) -> bool:
         """One request; False: the next one is for a new worker."""
-        received = receive(self.sock)
-        if received is None:
+        task = self.ahead or receive(self.sock)
+        self.ahead = None
+        if task is None:
             return False
-        request, peer = received
-        request["walled"] = "namespaces" in self.cage.layers
-        report, frames = self.execute(request, peer)
+        report, frames = self.execute(task)
         _send(self.sock, report, frames)
         return report["killed"] != "abandoned" and self._tidy()
 
-    def execute(self, request: dict[str, Any], peer: int | None) -> tuple[dict[str, Any], bytes]:
+    def execute(self, task: Task) -> tuple[dict[str, Any], bytes]:
         """Run, watch. The report says how the process ended; the bytes are its frames."""
-        modules = prepare(request)
-        if request["mode"] == "run" and not request["programs"]:
+        if task.empty:
             return dict(_NOTHING), b""
-        zygote = self.zygote(modules)
-        pid = zygote.give(marshal.dumps(request), peer)
-        if peer is not None:
-            os.close(peer)
+        request = task.request
+        request["walled"] = "namespaces" in self.cage.layers
+        zygote = self.zygote(task.modules)
+        pid = zygote.give(marshal.dumps(request), task.peer)
+        if task.peer is not None:
+            os.close(task.peer)
+        if _readable(self.sock):
+            self.ahead = receive(self.sock)  # made ready while this one runs
         report, piped = watch(zygote, pid, self.sock.fileno(), request, self.shared)
         return report, channel.take(self.shared, piped)
 
@@ -132,8 +139,48 @@ class Server:
         return cleanup.empty(self.cage.box)
 
 
-def receive(sock: socket.socket) -> tuple[dict[str, Any], int | None] | None:
-    """One request and the descriptor that came with it; None at the end of the stream."""
+class Task:
+    """A request, made ready: what can be compiled is, where text cannot harm the compiler; once,
+    and in a process that no program is forked from."""
+
+    def __init__(self, request: dict[str, Any], peer: int | None) -> None:
+        self.request, self.peer = request, peer
+        self.modules: tuple[str, ...] = ()
+        """What its zygote has loaded."""
+        request["rlimits"] = rlimits(request["limits"], request["cpu_total"])
+        if request["mode"] == "judge":
+            self._test()
+        else:
+            self._programs()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing of the batch can be run together."""
+        return self.request["mode"] == "run" and not self.request["programs"]
+
+    def _test(self) -> None:
+        request = self.request
+        request["setup"] = _fragment(request["setup"], "<setup>")
+        request["headers"] = [_fragment(text, "<header>") for text in request["headers"]]
+        request["test"] = _fragment(request["source"], check.TEST_FILE)
+
+    def _programs(self) -> None:
+        programs = self.request["programs"]
+        for place, program in enumerate(programs):
+            source = program["source"]
+            program["code"] = _compiled(source) if _shallow(source) else None
+            program["setup"] = _fragment(program["setup"], "<setup>")
+            program["calls"] = [_call(text) for text in program["calls"]]
+            if len(programs) > 1:
+                program["place"] = place
+        if len(programs) > 1:  # what is not tame is left to be run alone
+            self.request["programs"] = [p for p in programs if p["code"] and is_tame(p["code"])]
+        else:
+            self.modules = _large(programs[0]["source"])
+
+
+def receive(sock: socket.socket) -> Task | None:
+    """One request, made ready; None at the end of the stream."""
     head, ancillary, _, _ = sock.recvmsg(4, socket.CMSG_SPACE(4), socket.MSG_WAITALL)
     if len(head) < 4:
         return None
@@ -141,29 +188,18 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], int | None] | None:
     body = sock.recv(size, socket.MSG_WAITALL)
     if len(body) < size:
         return None
-    return json.loads(body), descriptor_in(ancillary)
+    return Task(json.loads(body), descriptor_in(ancillary))
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Whether a request waits."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
 
 
 # --- what is done ahead of the program ----------------------------------------------------
-
-
-def prepare(request: dict[str, Any]) -> tuple[str, ...]:
-    """Compile programs and calls here, where text cannot harm the compiler: once, and in a
-    process that no program is forked from. Of a batch, leave what is not tame (``tame``) to be
-    run alone. Gives the large packages that are named."""
-    programs = request.get("programs", ())
-    modules: set[str] = set()
-    for place, program in enumerate(programs):
-        source = program["source"]
-        program["code"] = _compiled(source) if _shallow(source) else None
-        program["calls"] = [_call(text) for text in program["calls"]]
-        if len(programs) > 1:
-            program["place"] = place
-        else:
-            modules |= {name for name in _LARGE if name in source and _imports(source, name)}
-    if len(programs) > 1:
-        request["programs"] = [p for p in programs if p["code"] and is_tame(p["code"])]
-    return tuple(sorted(modules))
 
 
 def _compiled(source: str) -> CodeType | None:
@@ -190,6 +226,25 @@ def _call(text: str) -> bytes | str:
         return marshal.dumps(compile(text.strip(), "<call>", "eval", dont_inherit=True))
     except Exception:
         return text
+
+
+@lru_cache(maxsize=256)
+def _fragment(text: str, name: str) -> bytes | str:
+    """Setup, header or test code as code, or as it is."""
+    if not text or not _shallow(text):
+        return text
+    try:
+        return marshal.dumps(compile(text, name, "exec", dont_inherit=True))
+    except Exception:
+        return text
+
+
+def _large(source: str) -> tuple[str, ...]:
+    """The modules of the zygote that a program is to be forked from."""
+    if "import" not in source:
+        return ()
+    named = [name for name in _LARGE if name in source and _imports(source, name)]
+    return tuple(sorted({part for name in named for part in _LARGE[name]}))
 
 
 def _imports(source: str, name: str) -> bool:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from persd.sandbox.program import (
@@ -106,8 +106,15 @@ class Slot:
             return read_outcomes(report, raw, isolation, len(ticket.programs))
         verdict, said = judges.popleft()
         parsed, _ = parse_frames(said)
-        last = parsed[-1] if parsed else {}
-        return read_outcomes(report, raw, isolation, check=last, check_killed=verdict["killed"])
+        outcome = read_outcomes(report, raw, isolation)[0]
+        return (
+            replace(
+                outcome,
+                check=parsed[-1] if parsed else {},
+                check_killed=verdict["killed"],
+                check_waiting=verdict["frames"] % 2 == 1,
+            ),
+        )
 
     def empty(self) -> list[Ticket]:
         """End the workers; the tickets that were under way."""

@@ -52,6 +52,7 @@ def watch(
         "signal": ended.signal,
         "cpu": max(0.0, ended.cpu - clocks.cpu_start),
         "wall": time.monotonic() - clocks.began,
+        "frames": channel.frames(shared),
     }
     return report, bytes(piped)
 

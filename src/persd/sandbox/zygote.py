@@ -12,6 +12,7 @@ so do its children. The next child is forked while the current one runs.
 from __future__ import annotations
 
 import array
+import fcntl
 import gc
 import importlib
 import marshal
@@ -21,6 +22,7 @@ import resource
 import signal
 import socket
 import struct
+import termios
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,9 +32,17 @@ from persd.sandbox.cage import Cage
 _RESULT_FD, _PEER_FD, _REQUEST_FD = 3, 4, 5
 _CONTROL, _EVEN, _ODD, _RESULT = 200, 201, 202, 203
 
+
+def _limit(name: str) -> int:
+    """The number of a limit; one that no system has where this one lacks it."""
+    return int(getattr(resource, f"RLIMIT_{name}", 999))
+
+
 #: Wait status, user and system microseconds, whether it had stopped itself, the next child.
 _NEWS = struct.Struct("=iQQ?i")
 _LENGTH = struct.Struct(">I")
+#: How long a child may take to read its request.
+_SEND_SECONDS = 30.0
 
 
 class Ended:
@@ -63,6 +73,8 @@ class Zygote:
             _Nursery([*ends, results], cage, shared, modules)  # never returns
         for end in (control, even_end, odd_end):
             end.close()
+        for sock in self.requests:
+            sock.settimeout(_SEND_SECONDS)
         os.close(results)
         self.child = self._news()[1]
 
@@ -82,6 +94,8 @@ class Zygote:
     def ended(self) -> Ended:
         """How the child that was given its program ended; waits for it."""
         end, self.child = self._news()
+        if _unread(self.requests[1 - self.turn]):
+            raise EOFError("a child ended before it had its program")
         return end
 
     def _news(self) -> tuple[Ended, int]:
@@ -104,22 +118,37 @@ class Zygote:
         os.waitpid(self.pid, 0)
 
 
+def _unread(sock: socket.socket) -> bool:
+    """Whether something that was sent has not been read: the next child must never have it."""
+    if not linux.LINUX:
+        return False
+    return fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
+
+
 class _Nursery:
     """The zygote's own side."""
 
     def __init__(
-        self, ends: list[int], cage: Cage, shared: mmap.mmap, modules: tuple[str, ...]
+        self,
+        ends: list[int],
+        cage: Cage,
+        shared: mmap.mmap,
+        modules: tuple[str, ...],
     ) -> None:
         try:
-            self.cage, self.shared = cage, shared
+            self.cage = cage
             _keep(ends)
             _die_with_parent(cage)
             for name in modules:
                 _load(name)
+            self.frames = child.Frames(channel.Writer(shared, _RESULT_FD))
+            child.capture(self.frames.out)
+            for number, value in _FIXED_LIMITS:
+                set_limit(number, value)
+            cage.restrict()
             gc.collect()
             gc.freeze()
             gc.disable()
-            cage.restrict()
             self.serve()
         finally:
             os._exit(71)
@@ -140,7 +169,7 @@ class _Nursery:
     def fork(self, turn: int) -> int:
         pid = os.fork()
         if pid == 0:
-            _run_child((_EVEN, _ODD)[turn], self.cage, self.shared)
+            _run_child((_EVEN, _ODD)[turn], self.cage, self.frames)
         return pid
 
 
@@ -179,19 +208,22 @@ def _wait(pid: int) -> tuple[int, resource.struct_rusage, bool]:
 # --- the program's own process --------------------------------------------------------------
 
 
-def _run_child(request_fd: int, cage: Cage, shared: mmap.mmap) -> None:
+def _run_child(request_fd: int, cage: Cage, frames: child.Frames) -> None:
     """From the fork to the end. What needs no request is done before it comes."""
     status = 70
     try:
-        os.setsid()
-        _die_with_parent(cage)
+        if "seccomp" not in cage.layers:  # it may start processes: they are ended as a group
+            os.setsid()
+            _die_with_parent(cage)
         _descriptors(request_fd)
-        writer = channel.Writer(shared, _RESULT_FD)
         cage.seal()
         request, peer = _receive()
         if request is not None:
-            _limit(request["limits"], request["cpu_total"])
-            _work(request, child.Frames(writer, request), peer)
+            for name, value in request["rlimits"]:
+                set_limit(name, value)
+            frames.begin(request)
+            gc.enable()
+            _work(request, frames, peer)
             status = 0
     finally:
         os._exit(status)
@@ -238,19 +270,24 @@ def _work(request: dict[str, Any], frames: child.Frames, peer: int | None) -> No
         check.serve(entry, frames, _PEER_FD)
 
 
-def _limit(limits: Mapping[str, Any], cpu_total: float) -> None:
+_FIXED_LIMITS = ((_limit("NOFILE"), 64), (_limit("CORE"), 0))
+
+
+def rlimits(limits: Mapping[str, Any], cpu_total: float) -> list[tuple[int, int]]:
+    """What ``set_limit`` is to be called with for a program."""
     megabyte = 1 << 20
     memory = int(limits["memory_mb"]) * megabyte
-    wanted = {
-        "RLIMIT_DATA": memory,
-        "RLIMIT_AS": memory + 2048 * megabyte,
-        "RLIMIT_CPU": int(cpu_total) + 2,
-        "RLIMIT_FSIZE": int(limits["file_mb"]) * megabyte,
-        "RLIMIT_NOFILE": 64,
-        "RLIMIT_CORE": 0,
-    }
-    for name, value in wanted.items():
-        try:
-            resource.setrlimit(getattr(resource, name), (value, value))
-        except (AttributeError, ValueError, OSError):
-            continue  # not on this system, or a lower limit is already there
+    return [
+        (_limit("DATA"), memory),
+        (_limit("AS"), memory + 2048 * megabyte),
+        (_limit("CPU"), int(cpu_total) + 2),
+        (_limit("FSIZE"), int(limits["file_mb"]) * megabyte),
+    ]
+
+
+def set_limit(name: int, value: int) -> None:
+    """Soft and hard, for good."""
+    try:
+        resource.setrlimit(name, (value, value))
+    except (ValueError, OSError):
+        return  # not on this system, or a lower limit is already there
