@@ -211,7 +211,7 @@ def _compiled(source: str) -> CodeType | None:
 
 def _shallow(source: str) -> bool:
     """Small, and too shallow to exhaust the parser: such text is compiled in the server."""
-    if len(source) > 10_000 or not source.isascii() or "\0" in source:
+    if len(source) > 10_000 or "\0" in source:
         return False
     lines = source.splitlines()
     return all(len(line) < 400 for line in lines) and sum(map(source.count, "([{")) < 400
