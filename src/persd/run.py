@@ -22,7 +22,7 @@ from persd.money import FREE, Budget, Price, price_of
 from persd.progress import Progress
 from persd.records import OPEN_STATES, Solution, State, Task, TaskState, Verdict, content_id
 from persd.sandbox import Limits, Sandbox
-from persd.verify import Job, verify
+from persd.verify import Cache, Job, verify
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Run:
         self._askers: dict[tuple[str, str], Asker] = {}
         self._budgets: dict[str, Budget] = {}
         self._box: Sandbox | None = None
+        self._verdicts = Cache()
         self._shown: list[str] = []
         self.ledger = self._stack.enter_context(Ledger(self.dir))
         try:
@@ -216,7 +217,7 @@ class Run:
                     code = solution.code or ""
                     yield Job(solution.solution_id, task, code, tests, self.limits)
 
-        for verdict in verify(self.box, jobs()):
+        for verdict in verify(self.box, jobs(), cache=self._verdicts):
             while queue[0][1] is not None:
                 yield queue.popleft()  # type: ignore[misc]
             self.ledger.add_verdict(verdict)

@@ -136,8 +136,8 @@ class Sandbox:
 
     def drop(self, tickets: Iterable[Ticket]) -> None:
         """Nobody waits for these any more; those that have not begun never will."""
-        dropped = set(map(id, tickets))
-        with self._state:
+        with self._state:  # under which they also come to their end
+            dropped = set(map(id, tickets))
             self._ready = deque(t for t in self._ready if id(t) not in dropped)
 
     def advance(self, block: bool, enough: Callable[[], bool]) -> None:

@@ -34,6 +34,7 @@ from persd.sandbox import server
 server.main({fd}, {box!r}, {without!r})
 """
 _LENGTH = struct.Struct(">I")
+_CHUNK = 1 << 16  # bytes: a larger buffer would be mapped and unmapped for each report
 
 Report = tuple[dict[str, Any], bytes]
 
@@ -98,11 +99,11 @@ class Worker:
         """The reports that have come whole since the last time. Raises WorkerDied."""
         try:
             while True:
-                part = self.sock.recv(1 << 18)
+                part = self.sock.recv(_CHUNK)
                 if not part:
                     raise WorkerDied("the worker has ended")
                 self._in += part
-                if len(part) < 1 << 18:
+                if len(part) < _CHUNK:
                     break
         except BlockingIOError:
             pass
