@@ -11,7 +11,8 @@ import sqlite3
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,54 +23,79 @@ from persd.verdicts import Job
 
 #: Part of every key: verdicts of a judge that judged differently are not reused.
 _JUDGE = "3"
-_COMMIT_SECONDS = 1.0
+#: What marks a SQLite file as ours.
+_APPLICATION_ID = 0x70765264
+_SAVE_SECONDS, _SAVE_VERDICTS = 1.0, 1000
+#: Seconds to wait for another process that writes to the same file.
+_PATIENCE = 30.0
 
 
 class Cache:
-    """The last ``size`` verdicts in memory; with a file, all of them on disk as well.
+    """The last verdicts in memory; with a file, all of them on disk as well.
 
-    A context manager. Raises UserError where the file is no cache of ours.
+    A context manager; one thread's, but several processes may share a file. ``size``: how many
+    test results are kept in memory (a verdict counts as one more), some 0.3 KB each. Raises
+    UserError where the file is no cache of ours, cannot be read or cannot be written.
     """
 
-    def __init__(self, path: Path | None = None, size: int = 10_000) -> None:
-        self.size, self._recent = size, OrderedDict[str, Verdict]()
-        self.hits = 0
-        """Verdicts it has given."""
+    def __init__(self, path: Path | None = None, size: int = 100_000) -> None:
+        self.size, self._held = size, 0
+        self._recent = OrderedDict[str, Verdict]()
+        self.hits = self.stored = 0
+        """Verdicts it has given, and been given."""
+        self._unsaved: dict[str, str] = {}
+        self._saved = time.monotonic()
+        self._path = path
         self._db = None if path is None else _open(path)
-        self._committed = time.monotonic()
 
     def get(self, key: str) -> Verdict | None:
         found = self._recent.get(key)
         if found is None and self._db is not None:
-            row = self._db.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
-            found = None if row is None else _read(row[0])
+            found = self._look_up(self._db, key)
         if found is not None:
             self.hits += 1
             self._remember(key, found)
         return found
 
+    def _look_up(self, db: sqlite3.Connection, key: str) -> Verdict | None:
+        text = self._unsaved.get(key)
+        if text is None:
+            with _explained(self._path):
+                row = db.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
+            text = None if row is None else row[0]
+        return None if text is None else _read(text)
+
     def put(self, key: str, verdict: Verdict) -> None:
-        """Remember a verdict; within a second or two it is on disk as well."""
+        """Remember a verdict; a second or so later it is on disk as well."""
+        self.stored += 1
         self._remember(key, verdict)
         if self._db is None:
             return
-        self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, to_json(verdict)))
-        if time.monotonic() - self._committed > _COMMIT_SECONDS:
-            self._db.commit()
-            self._committed = time.monotonic()
+        self._unsaved[key] = to_json(verdict)
+        late = time.monotonic() - self._saved > _SAVE_SECONDS
+        if late or len(self._unsaved) >= _SAVE_VERDICTS:
+            self._save(self._db)
+
+    def _save(self, db: sqlite3.Connection) -> None:
+        """All at once, so that nobody else who writes to the file waits for long."""
+        with _explained(self._path), db:
+            db.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", self._unsaved.items())
+        self._unsaved.clear()
+        self._saved = time.monotonic()
 
     def _remember(self, key: str, verdict: Verdict) -> None:
+        before = self._recent.pop(key, None)
         self._recent[key] = verdict
-        self._recent.move_to_end(key)
-        if len(self._recent) > self.size:
-            self._recent.popitem(last=False)
+        self._held += _weight(verdict) - (0 if before is None else _weight(before))
+        while self._held > self.size and len(self._recent) > 1:
+            self._held -= _weight(self._recent.popitem(last=False)[1])
 
     def close(self) -> None:
-        """Commit. Safe to call twice."""
-        if self._db is not None:
-            self._db.commit()
-            self._db.close()
-            self._db = None
+        """Save what is not saved yet. Safe to call twice."""
+        db, self._db = self._db, None
+        if db is not None:
+            with closing(db):
+                self._save(db)
 
     def __enter__(self) -> Cache:
         return self
@@ -78,23 +104,47 @@ class Cache:
         self.close()
 
 
+def _weight(verdict: Verdict) -> int:
+    return 1 + len(verdict.results)
+
+
 def _open(path: Path) -> sqlite3.Connection:
-    try:
-        db = sqlite3.connect(path)
+    with _explained(path):
+        db = sqlite3.connect(path, timeout=_PATIENCE)
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != _APPLICATION_ID and tables:
+            db.close()
+            raise sqlite3.DatabaseError("it is a database of something else")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        if application != _APPLICATION_ID:
+            _make(db)
+        db.execute("SELECT key, verdict FROM verdicts LIMIT 1").fetchall()
+    return db
+
+
+def _make(db: sqlite3.Connection) -> None:
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(
             "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL) "
             "WITHOUT ROWID"
         )
-        db.execute("SELECT key, verdict FROM verdicts LIMIT 1").fetchall()
+
+
+@contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    """Raises UserError where the file does not do as a cache."""
+    try:
+        yield
     except sqlite3.Error as error:
         raise UserError(
             f"it cannot be used as a cache of verdicts ({error})",
             where=str(path),
             hint="Name a new file, or one that persd verify --cache has made",
         ) from None
-    return db
 
 
 def _read(text: str) -> Verdict | None:

@@ -20,7 +20,7 @@ from persd.sandbox.program import (
     program_request,
     read_outcomes,
 )
-from persd.sandbox.worker import Report, Worker, WorkerDied
+from persd.sandbox.worker import Report, Worker
 
 _DEPTH = 3
 _START_SECONDS = 60.0
@@ -132,6 +132,3 @@ def _patience(request: Mapping[str, Any]) -> float:
     steps = sum(len(program["calls"]) + 3 for program in request["programs"])
     longest = max(limits["cpu_seconds"], limits["load_seconds"]) * limits["wall_factor"] + 6
     return float(_START_SECONDS + steps * longest)
-
-
-__all__ = ["Slot", "Ticket", "WorkerDied"]

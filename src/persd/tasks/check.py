@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -72,19 +72,50 @@ def check(
     ``no_reference``, ``untested``, ``slow``, ``weak_tests``.
     """
     findings = _Findings()
-    waiting: deque[_Case] = deque()
     rows = read("jsonl", path=items) if isinstance(items, str) else items
-    for verdict in verify(box, _jobs(rows, waiting, findings)):
-        case = waiting[0]
-        case.verdicts.append(verdict)
-        if len(case.verdicts) == len(case.probes):
-            waiting.popleft()
+    with Sandbox(workers=box.workers, unsafe=box.unsafe, seed=_OTHER_HASHES) as elsewhere:
+        for case in _again(elsewhere, _probed(box, rows, findings)):
             before = len(findings.problems)
             _judge(case, findings)
             findings.bad += len(findings.problems) > before
             if progress:
                 progress.step()
     return findings.report()
+
+
+#: Where hashes start in the sandbox that a sound reference is run in once more.
+_OTHER_HASHES = 1
+
+
+def _probed(box: Sandbox, items: Iterable[Task | Fault], findings: _Findings) -> Iterator[_Case]:
+    """The tasks with the verdicts on their probes, in order."""
+    waiting: deque[_Case] = deque()
+    for verdict in verify(box, _jobs(items, waiting, findings)):
+        case = waiting[0]
+        case.verdicts.append(verdict)
+        if len(case.verdicts) == len(case.probes):
+            yield waiting.popleft()
+
+
+def _again(elsewhere: Sandbox, cases: Iterator[_Case]) -> Iterator[_Case]:
+    """The cases in order; where the reference passed, it is run with other hashes, and with
+    other random numbers."""
+    waiting: deque[_Case] = deque()
+
+    def jobs() -> Iterator[Job]:
+        for case in cases:
+            waiting.append(case)
+            if case.sound:
+                yield Job(
+                    "reference", case.task, case.task.reference or "", limits=REFERENCE_LIMITS
+                )
+
+    for verdict in verify(elsewhere, jobs(), repeats=2):
+        while not waiting[0].sound:
+            yield waiting.popleft()
+        waiting[0].elsewhere = verdict
+        yield waiting.popleft()
+    yield from waiting
 
 
 def sound_seen(box: Sandbox, tasks: Iterable[Task]) -> Iterator[Task]:
@@ -123,12 +154,20 @@ def _less_failing(task: Task, verdict: Verdict) -> Task:
 # ---- what is run -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Case:
     task: Task
     probes: list[tuple[str, Job]]
-    """(what is run, the job): ``reference`` twice and reversed, ``seen``, stubs, mutants."""
-    verdicts: list[Verdict]
+    """(what is run, the job): ``reference``, reversed too, ``seen``, stubs, mutants."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    elsewhere: Verdict | None = None
+    """On a reference that passed, with other hashes and random numbers."""
+
+    @property
+    def sound(self) -> bool:
+        """The reference passes, whichever way its tests are run."""
+        found = [*self.named("reference"), *self.named("backwards")]
+        return bool(found) and all(v.passed for v in found)
 
     def named(self, name: str) -> list[Verdict]:
         return [v for (n, _), v in zip(self.probes, self.verdicts, strict=True) if n == name]
@@ -145,7 +184,7 @@ def _jobs(
             findings.problem(item.task_id or where, item.reason, detail)
             findings.bad += 1
             continue
-        case = _Case(item, _probes(item), [])
+        case = _Case(item, _probes(item))
         if not item.tested:
             why = str(item.meta.get("untested", "no tests"))
             findings.warn(item.task_id, "untested", why)
@@ -165,7 +204,7 @@ def _probes(task: Task) -> list[tuple[str, Job]]:
         return probes
     again = Job("reference", task, reference, limits=REFERENCE_LIMITS)
     backwards = replace(again, task=replace(task, tests=task.tests[::-1]))
-    probes += [("reference", again), ("reference", again), ("backwards", backwards)]
+    probes += [("reference", again), ("backwards", backwards)]
     if task.seen_tests:
         probes.append(("seen", replace(again, tests="seen")))
     for code in mutants(reference):
@@ -187,7 +226,7 @@ def _stubs(task: Task) -> Iterator[tuple[str, str]]:
     for what, body in bodies.items():
         try:
             completion = f"{header.indent or ' ' * 4}{body}\n"
-            yield what, whole_program(task.header, task.entry_point, task.header + completion)
+            yield what, whole_program(task, task.header + completion)
         except Wrong:
             continue
 
@@ -229,7 +268,7 @@ def _judge(case: _Case, findings: _Findings) -> None:
     references = [*case.named("reference"), *case.named("backwards")]
     if not references:
         return
-    changed = _flaky(references)
+    changed = _flaky(references) or _changed_elsewhere(case.elsewhere)
     if changed or not references[0].passed:
         reason = "flaky" if changed else "reference_fails"
         findings.problem(task_id, reason, changed or _said(references[0]))
@@ -274,6 +313,14 @@ def _flaky(verdicts: list[Verdict]) -> str:
             if before != answer:
                 return f"{result.call} gives {before[0]}, then {answer[0]}"
     return ""
+
+
+def _changed_elsewhere(verdict: Verdict | None) -> str:
+    """What a reference that passed did with other hashes and random numbers; empty: it passed."""
+    if verdict is None or verdict.passed or verdict.status == "not_run":
+        return ""
+    why = "random numbers" if verdict.reason.startswith("flaky") else "the order of hashes"
+    return f"the reference passes, but not always; it may depend on {why}: {_said(verdict)}"
 
 
 def _said(verdict: Verdict) -> str:

@@ -20,6 +20,7 @@ from persd.tasks.rows import (
     checked_header,
     checked_test_code,
     is_literal,
+    open_header,
     read_rows,
     whole_program,
 )
@@ -45,15 +46,15 @@ def read(path: str | None) -> Iterator[Task | Fault]:
 
 
 def _task(row: Row) -> Task:
-    header, entry_point = checked_header(row.text("prompt")), row.text("entry_point")
+    header, entry_point = row.text("prompt"), row.text("entry_point")
     test_code = checked_test_code(row.text("test"))
     task = Task(
         task_id=row.text("task_id"),
         instruction="",
-        header=header,
+        header=checked_header(header),
         entry_point=entry_point,
-        reference=whole_program(header, entry_point, row.text("canonical_solution")),
         source=row.where,
+        meta=open_header(header),
     )
     try:
         docstring = ast.get_docstring(read_header(task).function) or ""
@@ -62,6 +63,7 @@ def _task(row: Row) -> Task:
     tests = split_check(test_code, entry_point)
     return replace(
         task,
+        reference=whole_program(task, row.text("canonical_solution")),
         tests=tests or (),
         seen_tests=examples_in(docstring, entry_point),
         test_code=None if tests else test_code,

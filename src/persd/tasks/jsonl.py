@@ -26,6 +26,7 @@ from persd.tasks.rows import (
     checked_header,
     checked_test,
     checked_test_code,
+    open_header,
     read_rows,
     shown,
     whole_program,
@@ -62,18 +63,18 @@ def read(path: str) -> Iterator[Task | Fault]:
 
 def _task(row: Row) -> Task:
     _refuse_misspelt(row)
-    entry_point, header = row.text("entry_point"), checked_header(row.text("header"))
+    entry_point, header = row.text("entry_point"), row.text("header")
     task = Task(
         task_id=_task_id(row),
         instruction=row.text("instruction"),
-        header=header,
+        header=checked_header(header),
         entry_point=entry_point,
         tests=_tests(row, "tests", entry_point),
         seen_tests=_tests(row, "seen_tests", entry_point),
         test_code=_test_code(row),
         setup=row.text("setup", ""),
         source=row.where,
-        meta=_meta(row),
+        meta=_meta(row) | open_header(header),
     )
     try:
         read_header(task)
@@ -83,7 +84,7 @@ def _task(row: Row) -> Task:
             f"header {shown(header.strip())} does not open {entry_point}",
             f'End "header" with the line "def {entry_point}(...):" and perhaps its docstring',
         ) from None
-    return replace(task, reference=_reference(row, header, entry_point))
+    return replace(task, reference=_reference(row, task))
 
 
 def _task_id(row: Row) -> str:
@@ -149,10 +150,10 @@ def _test_code(row: Row) -> str | None:
     return checked_test_code(row.text("test_code"))
 
 
-def _reference(row: Row, header: str, entry_point: str) -> str | None:
+def _reference(row: Row, task: Task) -> str | None:
     if row.fields.get("reference") is None:
         return None
-    return whole_program(header, entry_point, row.text("reference"))
+    return whole_program(task, row.text("reference"))
 
 
 def _meta(row: Row) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from persd.domains.names import Names, clean, parse
 from persd.errors import UserError
-from persd.records import Test
+from persd.records import Task, Test
 from persd.sandbox.compare import NotLiteral, read_expected
 
 
@@ -118,8 +118,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
+            packed = raw.peek(2)[:2] == b"\x1f\x8b"  # a pipe cannot go back
             if path.suffix == ".json":
                 yield 1, raw.read()
                 return
@@ -152,6 +151,35 @@ def shown(value: Any, limit: int = 60) -> str:
 def checked_header(header: str) -> str:
     """The header with exactly one line end."""
     return header.rstrip() + "\n"
+
+
+OPEN_HEADER = "open_header"
+"""Key of a task's ``meta``: its header as given, where that ends within a line, as in
+``"def f(x):\\n    "``. What we prompt with is the checked one; what others sampled may go on
+from this one."""
+
+
+def open_header(header: str) -> dict[str, str]:
+    """What ``meta`` keeps of a header as given; nothing where the checked one says it all."""
+    return {OPEN_HEADER: header} if header[-1:] in (" ", "\t") else {}
+
+
+def continued(task: Task, text: str) -> str:
+    """The whole program of a text that continues the task's header.
+
+    Where the header as given ends in an open line, a text whose first line of code is not
+    indented goes on from that line.
+    """
+    given = task.meta.get(OPEN_HEADER)
+    return (given if isinstance(given, str) and not is_body(text) else task.header) + text
+
+
+def is_body(code: str) -> bool:
+    """Whether the code can only go on from a whole header: its first line is indented."""
+    for line in code.split("\n"):
+        if line.strip() and not line.lstrip().startswith("#"):
+            return line[0] in " \t"
+    return True
 
 
 def checked_test(test: Test, entry_point: str) -> Test:
@@ -205,12 +233,12 @@ def checked_test_code(code: str) -> str:
     return code
 
 
-def whole_program(header: str, entry_point: str, text: str) -> str:
+def whole_program(task: Task, text: str) -> str:
     """A reference as a whole program; what does not define the entry point continues the header.
 
     Raises Wrong where neither reading parses.
     """
-    programs = [text, f"{header}{text}"]
+    programs, entry_point = [text, continued(task, text)], task.entry_point
     problems = []
     for program in programs:
         try:
