@@ -70,7 +70,7 @@ def _key(job: Job) -> Hashable:
 def _cost(outcome: Outcome) -> Cost:
     """Frames are the program's word, and the process's own time bounds it."""
     told = [frame.get("t") for frame in outcome.frames]
-    times = [t / 1000 for t in told if isinstance(t, (int, float))]
+    times = [t / 1e6 for t in told if type(t) is int and 0 <= t < 1 << 50]
     dearest = max(times, default=outcome.cpu) if outcome.check is None else outcome.cpu
     return Cost(min(dearest, outcome.cpu), outcome.wall - outcome.cpu > _WAITING)
 

@@ -181,7 +181,7 @@ class VerifyTable(_Table):
     workers: int | None = Field(default=None, ge=1, le=256)
     """Processes; None: one a core."""
     timeout: float | None = Field(default=None, gt=0, le=3600)
-    """CPU seconds a test; None: by what the task's reference takes (``calibrate``), 3 without one."""
+    """CPU seconds a test; None: by the task's reference (``calibrate``), 3 without one."""
     memory_mb: int | None = Field(default=None, ge=32, le=1 << 20)
     """Memory of a program; None: 512."""
     unsafe: bool = False

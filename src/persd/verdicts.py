@@ -323,4 +323,4 @@ def _stdout(frame: Mapping[str, Any]) -> str:
 
 def _cpu_ms(frame: Mapping[str, Any]) -> float | None:
     spent = frame.get("t")
-    return float(spent) if isinstance(spent, (int, float)) else None
+    return spent / 1000 if type(spent) is int and 0 <= spent < 1 << 50 else None

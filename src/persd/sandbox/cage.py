@@ -37,10 +37,10 @@ class Cage:
         if self.filter is not None:
             self.filter.restrict()
 
-    def seal(self) -> None:
-        """The layer of the program's own process; the last thing before the program runs."""
-        if self.filter is not None:
-            self.filter.install()
+    def seal(self) -> Callable[[], None] | None:
+        """What puts on the layer of a program's own process, the last thing before the program
+        runs; None: there is none."""
+        return None if self.filter is None else self.filter.installer()
 
 
 def enter(box: str, without: frozenset[str] = frozenset()) -> Cage:

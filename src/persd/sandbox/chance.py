@@ -7,19 +7,22 @@ fixed by the worker's environment. The clock, addresses and the system call itse
 
 from __future__ import annotations
 
+import _random
 import os
 import random
 import sys
 from typing import Any
 
 _stream = random.Random(0)
+_shared: Any = random._inst
 _seed = random.Random.seed
+_plain_seed = _random.Random.seed  # what ``_seed`` does for a whole number
 
 
 def fix() -> None:
     """From here on, in this process and its forks."""
     random.Random.seed = _from_stream  # type: ignore[method-assign]
-    random.seed = random._inst.seed
+    random.seed = _shared.seed
     os.urandom = random._urandom = _stream.randbytes  # type: ignore[attr-defined]
 
 
@@ -29,8 +32,9 @@ def _from_stream(self: random.Random, a: Any = None, version: int = 2) -> None:
 
 def start(seed: int) -> None:
     """A program begins: the stream and the shared generators start anew."""
-    _seed(_stream, seed)
-    random.seed(seed)
+    _plain_seed(_stream, seed)
+    _plain_seed(_shared, seed)
+    _shared.gauss_next = None
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed(seed)

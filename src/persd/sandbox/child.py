@@ -5,7 +5,7 @@ the calls, never an expected value. Everything here is at the program's mercy: t
 believes nothing of it but the values themselves, which it compares on its own side.
 
 A frame is one line of JSON: ``{"i": index, "v": value}`` or ``{"i": index, "e": raised}``,
-with ``"o"`` the tail of what was printed, ``"s"`` the value's ``str``, ``"t"`` CPU ms.
+with ``"o"`` the tail of what was printed, ``"s"`` the value's ``str``, ``"t"`` CPU microseconds.
 Index -2 is the setup (sent where there is one), -1 the program's own top level. The process
 ends with the last of them: threads, finalisers and exit handlers are not waited for.
 """
@@ -32,7 +32,7 @@ MODULE = "solution"
 _MESSAGE = 500
 _DEPTH = 1000
 
-_cpu = time.thread_time  # exact, where the process clock under a CPU limit moves by ticks
+_cpu = time.thread_time_ns  # exact, where the process clock under a CPU limit moves by ticks
 _set_depth = sys.setrecursionlimit
 
 
@@ -81,6 +81,11 @@ class Out(io.TextIOBase):
             del self.kept[: -self.limit]
             self.cut = True
 
+    @property
+    def some(self) -> bool:
+        """Whether anything was printed since the last time."""
+        return self.cut or len(self.kept) > 0
+
     def take(self) -> tuple[str, bool]:
         """What was kept since the last time, and whether it is only the end of it."""
         cut = self.cut or len(self.kept) > self.limit
@@ -97,7 +102,7 @@ class Frames:
         self.texts = self.walled = False
         self.out = Out()
         self.ballast = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE)  # freed to report a MemoryError
-        self.started = 0.0
+        self.started = 0
         self.spent = False
         """Memory ran out: every further test would fill it again, a second at a time."""
 
@@ -108,7 +113,8 @@ class Frames:
         self.walled = request["walled"]
 
     def start(self) -> None:
-        self.out.take()
+        if self.out.some:
+            self.out.take()
         self.started = _cpu()
 
     def turn(self) -> None:
@@ -132,12 +138,11 @@ class Frames:
         self.send({"i": index, "e": describe(error, self.walled), **more})
 
     def send(self, frame: dict[str, Any], body: str = "") -> None:
-        frame["t"] = round((_cpu() - self.started) * 1000, 3)
-        text, cut = self.out.take()
-        if text:
-            frame["o"] = text
-        if cut:
-            frame["c"] = True
+        frame["t"] = (_cpu() - self.started) // 1000
+        if self.out.some:
+            frame["o"], cut = self.out.take()
+            if cut:
+                frame["c"] = True
         head = codec.compact(frame)
         line = f'{head[:-1]},"v":{body}}}\n' if body else f"{head}\n"
         self.writer.put(line.encode("ascii"))

@@ -16,6 +16,9 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
+#: Of a socket: how much memory it uses, and in that list of numbers what is sent and unread.
+SO_MEMINFO, SK_MEMINFO_WMEM_ALLOC = 55, 2
+
 #: The same on every architecture (calls added since the tables were unified).
 NR_MOUNT_SETATTR = 442
 NR_LANDLOCK_CREATE_RULESET = 444
@@ -26,17 +29,14 @@ NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 NR_CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _libc: Any = ctypes.CDLL(None, use_errno=True) if LINUX else None
+#: syscall(number, ...) of C values, without errno: for where every microsecond counts.
+SYSCALL: Any = ctypes.CDLL(None).syscall if LINUX else None
 
 
 def syscall(number: int, *arguments: Any) -> int:
     """The result of a system call. Raises OSError."""
     wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return _checked(_libc.syscall(ctypes.c_long(number), *wide))
-
-
-def prepared_syscall(arguments: tuple[Any, ...]) -> int:
-    """The same, number and arguments being C values already. Raises OSError."""
-    return _checked(_libc.syscall(*arguments))
 
 
 def prctl(option: int, value: int) -> None:

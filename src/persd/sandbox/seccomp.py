@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from persd.sandbox import linux
 
@@ -62,8 +62,13 @@ class Filter:
         self._list.install()
 
     def install(self) -> None:
-        """From here on, after ``restrict``: no new process, no signal to others."""
+        """From here on, after ``restrict``: no new process, no signal to others. Raises OSError."""
         self._own.install()
+
+    def installer(self) -> Callable[[], None]:
+        """``install`` as one small function: every function that a new process calls costs it
+        copies of the memory that holds it."""
+        return self._own.installer()
 
     def probe(self) -> None:
         """Raises OSError where filters are not to be had; tried in a fork."""
@@ -124,11 +129,21 @@ class _Code:
 
     def install(self) -> None:
         """Raises OSError."""
-        if self._own_pid:
+        self.installer()()
+
+    def installer(self) -> Callable[[], None]:
+        """What installs it. Raises OSError when called."""
+        syscall, arguments, code = linux.SYSCALL, self._arguments, self._bytes
+        places = [slice(8 * index + 4, 8 * index + 8) for index in self._own_pid]
+
+        def install() -> None:
             pid = os.getpid().to_bytes(4, "little")
-            for index in self._own_pid:
-                self._bytes[8 * index + 4 : 8 * index + 8] = pid
-        linux.prepared_syscall(self._arguments)
+            for place in places:
+                code[place] = pid
+            if syscall(*arguments) != 0:
+                raise OSError(_EPERM, "the kernel refuses a seccomp filter")
+
+        return install
 
 
 # --- conditions: each jumps over the refusal (to ALLOW) where its last test holds ----------

@@ -25,12 +25,14 @@ from typing import Any
 from persd.sandbox import seatbelt
 
 _BOOT = """
-import sys, types
+import os, sys, types
 for name, path in (("persd", {root!r}), ("persd.sandbox", {here!r})):
     module = types.ModuleType(name)
     module.__path__ = [path]
     sys.modules[name] = module
-from persd.sandbox import server
+register, os.register_at_fork = os.register_at_fork, lambda **_: None
+from persd.sandbox import server  # each program's randomness is fixed: no new seed at each fork
+os.register_at_fork = register
 server.main({fd}, {box!r}, {without!r})
 """
 _LENGTH = struct.Struct(">I")
@@ -166,7 +168,7 @@ def _start(fd: int, box: str, without: tuple[str, ...], seed: int) -> subprocess
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(fd,),
-        env={"PYTHONHASHSEED": str(seed)},
+        env={"PYTHONHASHSEED": str(seed), "LD_BIND_NOW": "1"},
         cwd="/",
         start_new_session=True,
     )

@@ -11,8 +11,7 @@ so do its children. The next child is forked while the current one runs.
 
 from __future__ import annotations
 
-import array
-import fcntl
+import _socket
 import gc
 import importlib
 import marshal
@@ -22,15 +21,17 @@ import resource
 import signal
 import socket
 import struct
-import termios
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from persd.sandbox import channel, check, child, linux
 from persd.sandbox.cage import Cage
 
-_RESULT_FD, _PEER_FD, _REQUEST_FD = 3, 4, 5
-_CONTROL, _EVEN, _ODD, _RESULT = 200, 201, 202, 203
+_RESULT_FD, _PEER_FD = 3, 4
+_CONTROL, _EVEN, _ODD = 200, 201, 202
+#: Bytes of a request that are asked for at first: nearly always all of it.
+_FIRST = 1 << 14
 
 
 def _limit(name: str) -> int:
@@ -86,8 +87,9 @@ class Zygote:
         if peer is None:
             sock.sendall(data)
         else:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [peer]))]
-            sock.sendall(data[sock.sendmsg([data], rights) :])
+            rights = peer.to_bytes(4, sys.byteorder)
+            sent = sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            sock.sendall(data[sent:])
         self.control.sendall(b"g")
         return self.child
 
@@ -122,55 +124,60 @@ def _unread(sock: socket.socket) -> bool:
     """Whether something that was sent has not been read: the next child must never have it."""
     if not linux.LINUX:
         return False
-    return fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
+    memory = sock.getsockopt(socket.SOL_SOCKET, linux.SO_MEMINFO, 64)
+    place = 4 * linux.SK_MEMINFO_WMEM_ALLOC
+    return any(memory[place : place + 4])
 
 
 class _Nursery:
     """The zygote's own side."""
 
     def __init__(
-        self,
-        ends: list[int],
-        cage: Cage,
-        shared: mmap.mmap,
-        modules: tuple[str, ...],
+        self, ends: list[int], cage: Cage, shared: mmap.mmap, modules: tuple[str, ...]
     ) -> None:
         try:
-            self.cage = cage
             _keep(ends)
-            _die_with_parent(cage)
+            if not _walled(cage):
+                _die_with_parent()
             for name in modules:
                 _load(name)
-            self.frames = child.Frames(channel.Writer(shared, _RESULT_FD))
-            child.capture(self.frames.out)
+            frames = child.Frames(channel.Writer(shared, _RESULT_FD))
+            child.capture(frames.out)
             for number, value in _FIXED_LIMITS:
-                set_limit(number, value)
+                set_limit(number, (value, value))
+            requests = (_socket.socket(fileno=_EVEN), _socket.socket(fileno=_ODD))
             cage.restrict()
+            seal = cage.seal() or _alone
             gc.collect()
             gc.freeze()
             gc.disable()
-            self.serve()
+            _serve(requests, seal, frames)
         finally:
             os._exit(71)
 
-    def serve(self) -> None:
-        turn, waiting = 0, self.fork(0)
-        news = _NEWS.pack(0, 0, 0, False, waiting)
-        while True:
-            os.write(_CONTROL, news)
-            if not os.read(_CONTROL, 1):
-                return
-            turn = 1 - turn
-            current, waiting = waiting, self.fork(turn)
-            status, usage, stopped = _wait(current)
-            user, system = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
-            news = _NEWS.pack(status, user, system, stopped, waiting)
 
-    def fork(self, turn: int) -> int:
-        pid = os.fork()
-        if pid == 0:
-            _run_child((_EVEN, _ODD)[turn], self.cage, self.frames)
-        return pid
+def _serve(
+    requests: tuple[_socket.socket, ...], seal: Callable[[], None], frames: child.Frames
+) -> None:
+    """Fork, tell, wait. All in one function: what a process touches between forks, it and its
+    children pay for."""
+    fork, wait, read, write, pack = os.fork, os.wait4, os.read, os.write, _NEWS.pack
+    news, turn, current = (0, 0, 0, False), 0, 0
+    while True:
+        waiting = fork()
+        if waiting == 0:
+            _run_child(requests[turn], seal, frames)
+        if current:
+            _, status, usage = wait(current, os.WUNTRACED)
+            stopped = os.WIFSTOPPED(status)
+            if stopped:  # it has stopped itself
+                os.kill(current, signal.SIGKILL)
+                _, status, usage = wait(current, 0)
+            news = (status, int(usage[0] * 1e6), int(usage[1] * 1e6), stopped)
+        write(_CONTROL, pack(*news, waiting))
+        if not read(_CONTROL, 1):
+            return
+        turn, current = 1 - turn, waiting
 
 
 def _keep(ends: list[int]) -> None:
@@ -178,12 +185,24 @@ def _keep(ends: list[int]) -> None:
     for place, fd in enumerate(ends):
         os.dup2(fd, _CONTROL + place, inheritable=False)
     os.closerange(3, _CONTROL)
-    os.closerange(_CONTROL + len(ends), 256)
+    os.dup2(_CONTROL + len(ends) - 1, _RESULT_FD, inheritable=False)
+    os.closerange(_CONTROL + len(ends) - 1, 256)
 
 
-def _die_with_parent(cage: Cage) -> None:
-    if linux.LINUX and "namespaces" not in cage.layers:  # there the first process takes all along
+def _walled(cage: Cage) -> bool:
+    """Whether the first process of a namespace takes all others along when it ends."""
+    return "namespaces" in cage.layers
+
+
+def _die_with_parent() -> None:
+    if linux.LINUX:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _alone() -> None:
+    """Without a seal a program may start processes: they are ended as a group."""
+    os.setsid()
+    _die_with_parent()
 
 
 def _load(name: str) -> None:
@@ -194,74 +213,44 @@ def _load(name: str) -> None:
         return
 
 
-def _wait(pid: int) -> tuple[int, resource.struct_rusage, bool]:
-    """The end of a child; one that stops itself is ended."""
-    stopped = False
-    while True:
-        _, status, usage = os.wait4(pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            return status, usage, stopped
-        stopped = True
-        os.kill(pid, signal.SIGKILL)
-
-
 # --- the program's own process --------------------------------------------------------------
 
 
-def _run_child(request_fd: int, cage: Cage, frames: child.Frames) -> None:
+def _run_child(request: _socket.socket, seal: Callable[[], None], frames: child.Frames) -> None:
     """From the fork to the end. What needs no request is done before it comes."""
     status = 70
     try:
-        if "seccomp" not in cage.layers:  # it may start processes: they are ended as a group
-            os.setsid()
-            _die_with_parent(cage)
-        _descriptors(request_fd)
-        cage.seal()
-        request, peer = _receive()
-        if request is not None:
-            for name, value in request["rlimits"]:
-                set_limit(name, value)
-            frames.begin(request)
-            gc.enable()
-            _work(request, frames, peer)
+        os.close(_CONTROL)  # it tells the server that the zygote has ended
+        seal()
+        data, ancillary, _, _ = request.recvmsg(_FIRST, 32)
+        if data:
+            size = 4 + int.from_bytes(data[:4], "big")
+            while len(data) < size:
+                data += request.recv(size - len(data), socket.MSG_WAITALL)
+            peer = descriptor_in(ancillary)
+            if peer not in (None, _PEER_FD):
+                os.dup2(peer, _PEER_FD, inheritable=False)
+            os.closerange(_PEER_FD + (peer is not None), 256)
+            # written by the server, which no program can write to
+            _work(marshal.loads(memoryview(data)[4:]), frames, peer)
             status = 0
     finally:
         os._exit(status)
-
-
-def _descriptors(request_fd: int) -> None:
-    """Only 0-2 (all /dev/null), the result pipe and the request socket stay open."""
-    os.dup2(_RESULT, _RESULT_FD, inheritable=False)
-    os.dup2(request_fd, _REQUEST_FD, inheritable=False)
-    os.closerange(_REQUEST_FD + 1, 256)
-
-
-def _receive() -> tuple[dict[str, Any] | None, int | None]:
-    """The request; the descriptor of the peer where one comes with it, at its number."""
-    with socket.socket(fileno=_REQUEST_FD) as sock:
-        head, ancillary, _, _ = sock.recvmsg(4, socket.CMSG_SPACE(4), socket.MSG_WAITALL)
-        if len(head) < 4:
-            return None, None
-        (size,) = _LENGTH.unpack(head)
-        body = sock.recv(size, socket.MSG_WAITALL)
-    # written by the server, which no program can write to
-    request = marshal.loads(body)
-    peer = descriptor_in(ancillary)
-    if peer is not None and peer != _PEER_FD:
-        os.dup2(peer, _PEER_FD, inheritable=False)
-        os.close(peer)
-    return request, peer
 
 
 def descriptor_in(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     """The descriptor that came with a message."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
-            return array.array("i", data[:4])[0]
+            return int.from_bytes(data[:4], sys.byteorder)
     return None
 
 
 def _work(request: dict[str, Any], frames: child.Frames, peer: int | None) -> None:
+    for number, pair in request["rlimits"]:
+        set_limit(number, pair)
+    frames.begin(request)
+    gc.enable()
     if request["mode"] == "judge":
         check.judge(request, frames, _PEER_FD)
         return
@@ -273,21 +262,22 @@ def _work(request: dict[str, Any], frames: child.Frames, peer: int | None) -> No
 _FIXED_LIMITS = ((_limit("NOFILE"), 64), (_limit("CORE"), 0))
 
 
-def rlimits(limits: Mapping[str, Any], cpu_total: float) -> list[tuple[int, int]]:
+def rlimits(limits: Mapping[str, Any], cpu_total: float) -> list[tuple[int, tuple[int, int]]]:
     """What ``set_limit`` is to be called with for a program."""
     megabyte = 1 << 20
     memory = int(limits["memory_mb"]) * megabyte
-    return [
-        (_limit("DATA"), memory),
-        (_limit("AS"), memory + 2048 * megabyte),
-        (_limit("CPU"), int(cpu_total) + 2),
-        (_limit("FSIZE"), int(limits["file_mb"]) * megabyte),
-    ]
+    wanted = {
+        "DATA": memory,
+        "AS": memory + 2048 * megabyte,
+        "CPU": int(cpu_total) + 2,
+        "FSIZE": int(limits["file_mb"]) * megabyte,
+    }
+    return [(_limit(name), (value, value)) for name, value in wanted.items()]
 
 
-def set_limit(name: int, value: int) -> None:
+def set_limit(number: int, pair: tuple[int, int]) -> None:
     """Soft and hard, for good."""
     try:
-        resource.setrlimit(name, (value, value))
+        resource.setrlimit(number, pair)
     except (ValueError, OSError):
         return  # not on this system, or a lower limit is already there
