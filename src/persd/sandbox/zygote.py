@@ -147,7 +147,7 @@ class _Nursery:
                 set_limit(number, (value, value))
             requests = (_socket.socket(fileno=_EVEN), _socket.socket(fileno=_ODD))
             cage.restrict()
-            seal = cage.seal() or _alone
+            seal = _sealing(cage)
             gc.collect()
             gc.freeze()
             gc.disable()
@@ -199,10 +199,19 @@ def _die_with_parent() -> None:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _alone() -> None:
-    """Without a seal a program may start processes: they are ended as a group."""
-    os.setsid()
-    _die_with_parent()
+def _sealing(cage: Cage) -> Callable[[], None]:
+    """What a program's process does first."""
+    seal = cage.seal()
+    if seal is not None and _walled(cage):
+        return seal
+
+    def alone() -> None:
+        os.setsid()  # without a seal it may start processes: they are ended as a group
+        _die_with_parent()
+        if seal is not None:
+            seal()
+
+    return alone
 
 
 def _load(name: str) -> None:
