@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,8 @@ from persd import samples as samples_module
 from persd.errors import UserError
 from persd.progress import Progress
 from persd.records import Verdict
-from persd.samples import (
-    Benchmark,
-    read_ks,
-    read_limits,
-    read_samples,
-    verify_samples,
-)
+from persd.sample_rows import Benchmark, read_samples
+from persd.samples import read_ks, read_limits, verify_samples
 from persd.sandbox import Limits
 from persd.verify import Job
 from test_cli import mend, persd
@@ -149,7 +146,57 @@ def test_ids_are_those_of_the_benchmark(tmp_path: Path, tasks: str) -> None:
     assert None not in codes(own, tasks)
 
 
+OPEN = [
+    ("    return a + b\n", "def add(a, b):\n    return a + b\n"),
+    ("return a + b\n", "def add(a, b):\n    return a + b\n"),
+    ("c = a\n    return c + b", "def add(a, b):\n    c = a\n    return c + b"),
+    ("    c = a\n    return c + b", "def add(a, b):\n    c = a\n    return c + b"),
+    ("\n    return a + b", "def add(a, b):\n\n    return a + b"),
+    ("# sum\n    return a + b", "def add(a, b):\n# sum\n    return a + b"),
+]
+
+
+def test_a_header_may_end_in_indentation_that_completions_go_on_from(tmp_path: Path) -> None:
+    own = {**ADD, "header": "def add(a, b):\n    ", "reference": "return b + a\n"}
+    tasks = str(write(tmp_path / "open.jsonl", own))
+    path = write(tmp_path / "s.jsonl", *[row(text) for text, _ in OPEN], row("return a - b"))
+    assert codes(path, tasks)[:-1] == [program for _, program in OPEN]
+    _, results = judged(path, tasks)
+    assert [r["status"] for r in results] == ["passed"] * len(OPEN) + ["failed"]
+
+
+def test_an_open_prompt_of_a_benchmark_is_gone_on_from_as_it_stands(tmp_path: Path) -> None:
+    problem = {
+        "task_id": "HumanEval/0",
+        "prompt": 'def add(a, b):\n    """Add."""\n    ',
+        "entry_point": "add",
+        "canonical_solution": "c = a + b\n    return c\n",
+        "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+    }
+    data = write(tmp_path / "humaneval.jsonl", problem)
+    path = write(tmp_path / "s.jsonl", row(problem["canonical_solution"], "HumanEval/0"))
+    assert judged(path, "humaneval", data=data)[0]["passed"] == 1
+
+
 # ---- files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_samples_and_tasks_may_come_through_a_pipe(
+    tmp_path: Path, tasks: str, pack: Callable[[bytes], bytes]
+) -> None:
+    rows = write(tmp_path / "s.jsonl", *[row(RIGHT)] * 3, row(WRONG))
+    feeders = []
+    for name, source in [("samples", rows), ("tasks", Path(tasks))]:
+        os.mkfifo(tmp_path / name)
+        feed = (tmp_path / name).write_bytes
+        feeders.append(threading.Thread(target=feed, args=[pack(source.read_bytes())]))
+        feeders[-1].start()
+    summary, _ = judged(tmp_path / "samples", str(tmp_path / "tasks"))
+    for feeder in feeders:
+        feeder.join()
+    assert summary["statuses"] == {"failed": 1, "passed": 3}
 
 
 def test_gzip_is_known_by_its_bytes(tmp_path: Path, tasks: str) -> None:
@@ -228,6 +275,10 @@ def test_what_cannot_be_read_or_written_is_told_before_anything_runs(
         ("--data", good, tasks, {"data": good}),
         ("replace", good, tasks, {"out": good}),
         ("replace", good, tasks, {"out": Path(tasks)}),
+        ("replace", good, tasks, {"out": tmp_path / "new", "cache": tmp_path / "new"}),
+        ("cache of verdicts", good, tasks, {"cache": good}),
+        ("cache of verdicts", good, tasks, {"cache": tmp_path}),
+        ("cache of verdicts", good, tasks, {"cache": tmp_path / "no" / "cache"}),
         ("folder", good, tasks, {"out": tmp_path}),
         ("No such file", good, tasks, {"out": tmp_path / "no" / "out"}),
     ]
@@ -373,6 +424,74 @@ def test_what_was_judged_before_an_interrupt_is_kept_under_another_name(
     assert str(partial) in told[0]
 
 
+# ---- verdicts that are known -----------------------------------------------------------------
+
+
+def test_programs_that_repeat_are_judged_once_and_counted_as_cached(
+    tmp_path: Path, tasks: str
+) -> None:
+    twice = "    return n + n\n"
+    rows = [row(RIGHT), row(WRONG), "{", row(RIGHT), row(twice, 7), row(RIGHT), row(twice, 7)]
+    path = write(tmp_path / "s.jsonl", *rows)
+    summary, results = judged(path, tasks)
+    assert (summary["programs"], summary["cached"], summary["passed"]) == (7, 3, 5)
+    assert [r["index"] for r in results] == list(range(7))
+    assert results[3] == {**results[0], "index": 3}
+    assert "flaky" not in summary
+
+
+def test_what_was_broken_off_goes_on_from_the_cache(tmp_path: Path, tasks: str) -> None:
+    class Impatient(Progress):
+        left = 30
+
+        def step(self, units: int = 1, **counts: int) -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+    rows = [row(f"    return a + b  # {n}\n") for n in range(40)]
+    path, cache = write(tmp_path / "s.jsonl", *rows), tmp_path / "verdicts.db"
+    with pytest.raises(KeyboardInterrupt):
+        verify_samples(path, tasks, cache=cache, progress=Impatient())
+    again, results = judged(path, tasks, cache=cache)
+    assert 30 <= again["cached"] <= 40
+    assert [r["index"] for r in results] == list(range(40))
+    last, same = judged(path, tasks, cache=cache)
+    assert (last["cached"], last["passed"], same) == (40, 40, results)
+    for more in ({"limits": read_limits(2, None)}, {"batch": True}, {"repeats": 2}):
+        assert verify_samples(path, tasks, cache=cache, **more)["cached"] == 0
+
+
+class Counts(Progress):
+    """What a progress line has counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def step(self, units: int = 1, **counts: int) -> None:
+        self.counts.update(counts)
+
+
+def test_the_progress_line_counts_what_is_cached(tmp_path: Path, tasks: str) -> None:
+    told = Counts()
+    path = write(tmp_path / "s.jsonl", *[row(RIGHT), row(WRONG)] * 20, "{")
+    found = verify_samples(path, tasks, progress=told)
+    assert found["cached"] == 38
+    assert told.counts == {"passed": 20, "failed": 20, "not_run": 1, "cached": 38}
+
+
+def test_programs_whose_verdict_changes_are_named_flaky(tmp_path: Path, tasks: str) -> None:
+    lucky = "    import random\n    return a + b if random.random() < 0.5 else 0\n"
+    path = write(tmp_path / "s.jsonl", row(lucky), row(RIGHT), row(WRONG))
+    once = verify_samples(path, tasks)
+    assert "flaky" not in once
+    summary, results = judged(path, tasks, repeats=6)
+    assert summary["flaky"] == 1
+    assert [r["reason"].startswith("flaky: ") for r in results] == [True, False, False]
+    assert [r["status"] for r in results] == ["failed", "passed", "failed"]
+    assert "flaky" in results[0]["feedback"]
+
+
 def test_limits_and_ks_of_the_command_line() -> None:
     assert read_limits(None, None) is None
     assert read_limits(0.5, None) == Limits(cpu_seconds=0.5)
@@ -396,12 +515,13 @@ def test_the_command_gives_one_json_object_and_talks_elsewhere(tmp_path: Path, t
     done = persd(
         "verify", path, "--tasks", tasks, "--out", out, "--json", "--k", "1,2",
         "--workers", "1", "--timeout", "2", "--memory", "256",
+        "--cache", tmp_path / "cache", "--repeat", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) >= {
         "programs", "passed", "pass@k", "seconds", "programs_per_second", "statuses", "tasks",
-        "isolation", "broken_rows",
+        "isolation", "broken_rows", "cached", "flaky",
     }  # fmt: skip
     assert (found["programs"], found["passed"], found["pass@k"]) == (4, 2, {"1": 0.75})
     assert "verify 4/4" in done.stderr
@@ -426,6 +546,7 @@ def test_what_the_user_can_mend_is_one_line(tmp_path: Path, tasks: str) -> None:
     assert "replace" in mend(persd("verify", path, "--tasks", tasks, "--out", path))
     assert "--tasks" in mend(persd("verify", path))
     assert "--k" in mend(persd("verify", path, "--tasks", tasks, "--k", "x"))
+    assert "cache" in mend(persd("verify", path, "--tasks", tasks, "--cache", tasks))
 
 
 def test_a_judge_that_cannot_run_anything_has_failed(tmp_path: Path) -> None:

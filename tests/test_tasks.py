@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +74,17 @@ def test_the_header_ends_with_one_line_end(tmp_path: Path) -> None:
     rows = [{**ROW, "task_id": str(i), "header": f"def double(n):{end}"}
             for i, end in enumerate(["", "\n\n", "  \r\n", "\n    "])]  # fmt: skip
     assert {t.header for t in tasks_of(write(tmp_path / "t.jsonl", *rows))} == {"def double(n):\n"}
+
+
+def test_a_header_that_ends_in_indentation_is_kept_as_given_too(tmp_path: Path) -> None:
+    given = "def double(n):\n    "
+    references = ["return 2 * n\n", "    return 2 * n\n", "def double(n):\n    return 2 * n\n"]
+    rows = [{**ROW, "task_id": str(i), "header": given, "reference": r}
+            for i, r in enumerate(references)]  # fmt: skip
+    tasks = tasks_of(write(tmp_path / "t.jsonl", *rows))
+    assert {t.header for t in tasks} == {"def double(n):\n"}
+    assert {t.reference for t in tasks} == {references[2]}
+    assert [dict(t.meta) for t in tasks] == [{"open_header": given}] * 3
 
 
 def test_test_code_takes_the_place_of_tests(tmp_path: Path) -> None:
@@ -401,6 +414,39 @@ def test_problems_are_named(box: Sandbox, task: Task, reason: str, detail: str) 
         2,
         2 - len({p["task_id"] for p in report["problems"]}),
     )
+
+
+WORDS = [f"word{n}" for n in range(20)]
+
+
+def test_a_reference_that_leans_on_the_order_of_hashes_is_flaky(box: Sandbox) -> None:
+    body = f"    return 2 * n if list(set({WORDS}))[0] == '{{}}' else None\n"
+    tasks = [replace(a_task(body.format(word)), task_id=word) for word in WORDS]
+    problems = check(box, [*tasks, a_task()])["problems"]
+    assert Counter(p["reason"] for p in problems) == {
+        "reference_fails": len(WORDS) - 1, "flaky": 1,
+    }  # fmt: skip
+    assert "order of hashes" in str(problems)
+
+
+def test_a_reference_that_leans_on_chance_is_flaky(box: Sandbox) -> None:
+    body = "    import random\n    return 2 * n if (random.random() < 0.5) is {} else 0\n"
+    code = "def check(c):\n    assert c(2) == 4\n"
+    tasks = [
+        a_task(body.format(wanted), **tests)
+        for wanted in (True, False)
+        for tests in ({"tests": (Test("double(2)", "4"),)}, {"tests": (), "test_code": code})
+    ]
+    found = [check(box, [task])["problems"] for task in tasks]
+    assert Counter(p["reason"] for problems in found for p in problems) == {
+        "flaky": 2, "reference_fails": 2,
+    }  # fmt: skip
+    assert "random numbers" in str(found)
+
+
+def test_chance_that_does_not_show_is_no_problem(box: Sandbox) -> None:
+    body = "    import random\n    return n + sorted({'a', 'b'}).index('a') + random.choice([n])\n"
+    assert check(box, [a_task(body)])["problems"] == []
 
 
 def test_test_code_is_checked_too(box: Sandbox) -> None:

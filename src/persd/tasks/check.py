@@ -85,6 +85,8 @@ def check(
 
 #: Where hashes start in the sandbox that a sound reference is run in once more.
 _OTHER_HASHES = 1
+#: How often it is run there, each time with other random numbers.
+_SEEDS = 4
 
 
 def _probed(box: Sandbox, items: Iterable[Task | Fault], findings: _Findings) -> Iterator[_Case]:
@@ -110,7 +112,7 @@ def _again(elsewhere: Sandbox, cases: Iterator[_Case]) -> Iterator[_Case]:
                     "reference", case.task, case.task.reference or "", limits=REFERENCE_LIMITS
                 )
 
-    for verdict in verify(elsewhere, jobs(), repeats=2):
+    for verdict in verify(elsewhere, jobs(), repeats=_SEEDS):
         while not waiting[0].sound:
             yield waiting.popleft()
         waiting[0].elsewhere = verdict
