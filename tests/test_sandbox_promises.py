@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
-from hostile import CHEATS, ENDS, MEMORY, RIGHT, TIME
+import persd.verify as verify_module
+from hostile import CHEATS, ENDS, FRAMES, MEMORY, RIGHT, TIME
+from persd.errors import UserError
 from persd.records import Task, Test, Verdict
-from persd.sandbox import Limits, Sandbox, probe_isolation
+from persd.sandbox import Limits, Program, Sandbox, Session, probe_isolation
+from persd.sandbox.linux import MACHINE
 from persd.verify import Job, verify
+from test_sandbox import descendants
 
 FAST = Limits(cpu_seconds=0.2, load_seconds=0.2)
 TESTS = (Test("add(1, 2)", "3"), Test("add(5, 7)", "12"), Test("add(0, 0)", "0"))
@@ -59,10 +63,13 @@ def value(box: Sandbox, body: str) -> Any:
 
 SCAN = '''
 import os, re
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
 def add(marker, b):
-    """Kinds of markers in the memory of this process and of the one it came from."""
-    found = set()
-    for pid in (os.getpid(), os.getppid()):
+    """Kinds of markers in the memory of this process and of those that it came from."""
+    found, pids = set(), [os.getpid()]
+    while os.getsid(pids[-1]) != pids[-1] or len(pids) < 3: pids.append(parent(pids[-1]))
+    for pid in pids:
         try:
             maps, memory = open(f"/proc/{pid}/maps"), open(f"/proc/{pid}/mem", "rb", 0)
         except PermissionError:
@@ -90,7 +97,7 @@ def test_1_expected_values_and_test_code_are_nowhere_near_the_program(
         pytest.skip("memory cannot be searched here")
     given, wanted = (f"{kind}-{secrets.token_hex(8)}" for kind in ("GIVEN", "WANTED"))
     task = replace(TASK, tests=(Test(f"add({given!r}, 0)", repr(wanted)),))
-    bare = boxes[-1]
+    bare = boxes[-1]  # no layer keeps it from looking
     for _ in range(3):  # what an earlier program left behind would be found as well
         assert judge(bare, SCAN, task).results[0].actual == "['GIVEN']"
     check = f"def check(c):\n    assert c({given!r}, 0) == {wanted!r}\n"
@@ -101,8 +108,11 @@ def test_1_expected_values_and_test_code_are_nowhere_near_the_program(
 
 def test_2_a_wrong_answer_stays_wrong(box: Sandbox, tmp_path: Path) -> None:
     for case in CHEATS:
-        verdict = judge(box, case.source.replace("{canary}", str(tmp_path)))
+        verdict = judge(box, case.code(tmp_path))
         assert verdict.status not in ("passed", "not_run"), case.name
+    for case in FRAMES:
+        if case.want.startswith("failed"):
+            assert judge(box, case.code(tmp_path)).status == "failed", case.name
     assert not list(tmp_path.iterdir())
 
 
@@ -111,7 +121,7 @@ def test_3_every_program_ends(box: Sandbox) -> None:
         if case.want != "timeout":
             continue
         start = time.monotonic()
-        verdict = judge(box, case.source)
+        verdict = judge(box, case.code(Path("/")))
         assert verdict.status == "timeout", case.name
         assert verdict.seconds < 3 * FAST.cpu_seconds, case.name
         assert time.monotonic() - start < 20, case.name
@@ -120,21 +130,21 @@ def test_3_every_program_ends(box: Sandbox) -> None:
 def test_4_nobody_waits_for_what_a_program_leaves_running(box: Sandbox) -> None:
     for case in TIME:
         if case.want == "passed":
-            verdict = judge(box, case.source)
+            verdict = judge(box, case.code(Path("/")))
             assert verdict.passed, case.name
             assert verdict.seconds < FAST.cpu_seconds, case.name
 
 
 def test_5_memory_files_threads_and_output_are_bounded(box: Sandbox) -> None:
     for case in MEMORY:
-        verdict = judge(box, case.source)
+        verdict = judge(box, case.code(Path("/")))
         assert verdict.status in case.want.split(" ")[0].split("|"), case.name
         assert all(len(result.stdout) <= 1000 for result in verdict.results)
 
 
 def test_6_a_program_that_dies_takes_nothing_along(box: Sandbox) -> None:
     for case in ENDS:
-        assert judge(box, case.source).status == case.want.split(" ")[0], case.name
+        assert judge(box, case.code(Path("/"))).status == case.want.split(" ")[0], case.name
         assert judge(box, RIGHT).passed, case.name
     for ending in ("os.abort()", "os._exit(0)", "os.kill(os.getpid(), 9)"):
         late = f"import os\ndef add(a, b):\n    if not a: {ending}\n    return a + b"
@@ -142,6 +152,18 @@ def test_6_a_program_that_dies_takes_nothing_along(box: Sandbox) -> None:
         assert verdict.status == "crashed", ending
         assert [r.status for r in verdict.results] == ["passed", "passed", "error"], ending
         assert judge(box, RIGHT).passed, ending
+
+
+def test_6_a_program_that_was_never_begun_is_run_by_a_new_worker() -> None:
+    if not os.path.exists("/proc/self/task"):
+        pytest.skip("processes cannot be found here")
+    with Sandbox(workers=1) as box:
+        assert judge(box, RIGHT).passed
+        worker = box._slots[0].workers["program"]
+        os.kill(descendants(worker.process.pid)[-1], 9)  # the child that waits
+        codes = [RIGHT, "def add(a, b): return 0", RIGHT] * 2
+        jobs = [Job(str(n), TASK, code, limits=FAST) for n, code in enumerate(codes)]
+        assert [v.status for v in verify(box, jobs)] == ["passed", "failed", "passed"] * 2
 
 
 def test_7_empty_environment_and_a_directory_of_its_own(boxes: list[Sandbox]) -> None:
@@ -159,7 +181,9 @@ def test_7_empty_environment_and_a_directory_of_its_own(boxes: list[Sandbox]) ->
 
 
 def test_8_each_program_starts_the_same() -> None:
-    body = "import random\nreturn [hash('a'), random.random(), list({'a', 'b', 'c'})]"
+    body = (
+        "import random\nreturn [hash('a'), random.random(), os.urandom(4), list({'a', 'b', 'c'})]"
+    )
     with Sandbox(workers=1) as one, Sandbox(workers=1) as other:
         first = value(one, body)
         assert [value(one, body), value(other, body)] == [first, first]
@@ -218,6 +242,50 @@ def test_10_no_network_no_processes_no_signals(boxes: list[Sandbox]) -> None:
             assert (verdict.status, verdict.reason) == ("error", "denied"), action
 
 
+#: Calls that no program has a use for, by their numbers on x86_64 and aarch64.
+REFUSED = {
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240), "kcmp": (312, 272), "unshare": (272, 97), "setns": (308, 268),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "fsopen": (430, 430), "open_tree": (428, 428), "move_mount": (429, 429),
+    "mount_setattr": (442, 442), "bpf": (321, 280), "perf_event_open": (298, 241),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "userfaultfd": (323, 282),
+    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "shmget": (29, 194),
+    "shmat": (30, 196), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
+    "inotify_init1": (294, 26), "fanotify_init": (300, 262), "quotactl": (179, 60),
+    "swapon": (167, 224), "reboot": (169, 142), "sethostname": (170, 161), "personality": (135, 92),
+    "init_module": (175, 105), "kexec_load": (246, 104), "settimeofday": (164, 170),
+    "clock_settime": (227, 112), "adjtimex": (159, 171), "setpriority": (141, 140),
+    "ioprio_set": (251, 30), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274), "mlockall": (151, 230), "migrate_pages": (256, 238),
+    "move_pages": (279, 239), "mbind": (237, 235), "socket": (41, 198), "bind": (49, 200),
+    "connect": (42, 203), "listen": (50, 201), "accept4": (288, 242), "execve": (59, 221),
+    "execveat": (322, 281), "landlock_create_ruleset": (444, 444), "seccomp": (317, 277),
+    "capset": (126, 91), "setuid": (105, 146), "setgroups": (116, 159), "setpgid": (109, 154),
+    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "setxattr": (188, 5),
+    "memfd_secret": (447, 447), "syslog": (103, 116), "acct": (163, 89), "vhangup": (153, 58),
+}  # fmt: skip
+
+
+def test_10_what_is_not_on_the_list_is_refused(boxes: list[Sandbox]) -> None:
+    known = {"x86_64": 0, "aarch64": 1}
+    numbers = {name: pair[known[MACHINE]] for name, pair in REFUSED.items() if MACHINE in known}
+    body = f"""
+import ctypes, errno
+call = ctypes.CDLL(None, use_errno=True).syscall
+done = []
+for name, number in {numbers!r}.items():
+    ctypes.set_errno(0)
+    result = call(ctypes.c_long(number), *[ctypes.c_long(0)] * 6)
+    if result != -1 or ctypes.get_errno() != errno.EPERM: done.append(name)
+return done"""
+    for box in boxes:
+        if "seccomp" in box.isolation:
+            assert value(box, body) == []
+
+
 def test_11_the_layers_in_force_are_named(boxes: list[Sandbox]) -> None:
     whole = boxes[0].isolation
     assert probe_isolation() == whole
@@ -227,3 +295,34 @@ def test_11_the_layers_in_force_are_named(boxes: list[Sandbox]) -> None:
         name = " + ".join(there) if len(there) > 1 else "rlimits only"
         assert box.isolation == name
         assert set(without) <= set(box.probe().missing)
+    for without in (("seccomp",), ("namespaces", "landlock"), TIERS[-1]):
+        with Sandbox(workers=1, without=(*without, "seatbelt")) as weak:
+            with pytest.raises(UserError, match="--unsafe"):
+                judge(weak, RIGHT)
+            with pytest.raises(UserError, match="--unsafe"):
+                list(weak.run([Program(RIGHT, "add", ("add(1, 2)",))]))
+
+
+def test_12_programs_share_a_process_only_where_that_is_asked_for(box: Sandbox) -> None:
+    seen: list[bool] = []
+
+    class Watched(Session):
+        def take(self, block: bool) -> list[tuple[Any, Any]]:
+            found = super().take(block)
+            seen.extend(outcome.shared for _, outcomes in found for outcome in outcomes)
+            return found
+
+    slow = f"import time\ntime.sleep(0.3){RIGHT}"
+    wild = f"import sys{RIGHT}"
+    codes = [slow, *[RIGHT, "def add(a, b): return 0", wild] * 5]
+    jobs = [Job(str(n), TASK, code, limits=FAST) for n, code in enumerate(codes)]
+    wanted = ["passed", *["passed", "failed", "passed"] * 5]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_module, "Session", Watched)
+        assert [v.status for v in verify(box, jobs)] == wanted
+        assert len(seen) == len(jobs)
+        assert not any(seen)
+        seen.clear()
+        assert [v.status for v in verify(box, jobs, batch=True)] == wanted
+    assert sum(seen) >= 8
+    assert len(seen) - sum(seen) >= 10  # those that fail, and those that are not tame

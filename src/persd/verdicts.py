@@ -191,7 +191,7 @@ def _one(test: Test, frame: Mapping[str, Any]) -> _Finding:
         value = codec.decode(frame["v"])
     except NotLiteral as error:
         return _Finding("not_run", f"expected {test.expected[:60]!r} is {error}")
-    except (codec.CodecError, KeyError):
+    except (codec.CodecError, KeyError, RecursionError):
         return _Finding("error", _BROKEN, (_result(test, "error", frame, message=_BROKEN),))
     actual = codec.show(value)
     reason = "not plain data" if isinstance(value, codec.Other) and not passed else ""

@@ -55,6 +55,7 @@ class Writer:
         self._count()
 
     def _send(self, data: bytes) -> None:
+        os.set_blocking(self.fd, True)  # the pipe is shared: an earlier program may have changed it
         view = memoryview(data)
         while view:
             view = view[_write(self.fd, view) :]

@@ -268,15 +268,24 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 def unwrap(value: Any) -> Any:
-    """The value with every Sub replaced by its plain value (Counter -> dict, np.int64 -> int)."""
+    """The value with every Sub replaced by its plain value (Counter -> dict, np.int64 -> int).
+
+    Raises CodecError where it is nested deeper than any value of ours."""
+    try:
+        return _unwrap(value)
+    except RecursionError:
+        raise CodecError("nested too deep") from None
+
+
+def _unwrap(value: Any) -> Any:
     if isinstance(value, Sub):
-        return unwrap(value.value)
+        return _unwrap(value.value)
     if isinstance(value, list):
-        return [unwrap(item) for item in value]
+        return [_unwrap(item) for item in value]
     if isinstance(value, (tuple, set, frozenset)):
-        return type(value)(map(unwrap, value))
+        return type(value)(map(_unwrap, value))
     if isinstance(value, dict):
-        return {unwrap(k): unwrap(v) for k, v in value.items()}
+        return {_unwrap(k): _unwrap(v) for k, v in value.items()}
     return value
 
 
@@ -286,6 +295,8 @@ def show(value: Any) -> str:
         return repr(value)
     except ValueError:
         return _show_big(value)
+    except RecursionError:
+        return f"<{type(value).__name__} nested too deep to write>"
 
 
 def _show_big(value: Any) -> str:
@@ -296,10 +307,15 @@ def _show_big(value: Any) -> str:
 
 def canonical(text: str) -> str:
     """The encoding with sets and dicts in a fixed order and -0.0 as 0.0: two values are equal,
-    types and all, where their canonical texts are equal (NaN equals NaN)."""
+    types and all, where their canonical texts are equal (NaN equals NaN).
+
+    Raises CodecError for text that no encoder of ours wrote."""
     if "{" not in text and "-0.0" not in text:
         return text
-    return _dump_sorted(parse(text))
+    try:
+        return _dump_sorted(parse(text))
+    except RecursionError:
+        raise CodecError("nested too deep") from None
 
 
 def _dump_sorted(tree: Any) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from persd.sandbox import linux
 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS, _ENOTTY = 1, 38, 25
+_EPERM, _ENOMEM, _ENOSYS, _ENOTTY = 1, 12, 38, 25
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4
 _LOAD, _JEQ, _JGE, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NR, _ARCH = 0, 4
@@ -150,6 +150,7 @@ class _Code:
 
 _PID = 0xFFFFFFF1  # stands for the pid until ``install``
 _CLONE_THREAD = 0x00010000
+_SHARED_ANONYMOUS = 0x21
 
 
 def _one_of(index: int, *values: int) -> list[Instruction]:
@@ -161,6 +162,10 @@ def _one_of(index: int, *values: int) -> list[Instruction]:
 
 def _masked(index: int, mask: int, value: int) -> list[Instruction]:
     return [(_LOAD, 0, 0, _argument(index)), (_AND, 0, 0, mask), (_JEQ, 1, 0, value)]
+
+
+def _unlike(index: int, mask: int, value: int) -> list[Instruction]:
+    return [(_LOAD, 0, 0, _argument(index)), (_AND, 0, 0, mask), (_JEQ, 0, 1, value)]
 
 
 def _none_of(index: int, *values: int) -> list[Instruction]:
@@ -187,6 +192,8 @@ _OWN: Conditions = (
 _CONDITIONS: Conditions = (
     # to end with its parent; names of threads and of memory areas
     ("prctl", _one_of(0, 1, 15, 16, 0x53564D41), _EPERM),
+    # shared memory without a file, which no limit of a process counts
+    ("mmap", _unlike(3, _SHARED_ANONYMOUS, _SHARED_ANONYMOUS), _ENOMEM),
     # filters: more of them only take away
     ("seccomp", _one_of(0, _SET_MODE_FILTER), _EPERM),
     # isatty, window size, close-on-exec, non-blocking, bytes to read

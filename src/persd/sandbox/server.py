@@ -210,8 +210,9 @@ def _compiled(source: str) -> CodeType | None:
 
 
 def _shallow(source: str) -> bool:
-    """Small, and too shallow to exhaust the parser: such text is compiled in the server."""
-    if len(source) > 10_000 or "\0" in source:
+    """Small, and too shallow to exhaust the compiler: such text is compiled in the server. Each
+    ``finally`` is compiled several times, with all that is in it."""
+    if len(source) > 10_000 or "\0" in source or source.count("finally") > 4:
         return False
     lines = source.splitlines()
     return all(len(line) < 400 for line in lines) and sum(map(source.count, "([{")) < 400

@@ -45,7 +45,10 @@ def watch(
     if reason:
         cleanup.kill(pid)
     ended = zygote.ended()
-    _drain(results, piped)
+    before = -1
+    while before < len(piped):  # all of it: the pipe may have been set to give it piece by piece
+        before = len(piped)
+        _drain(results, piped)
     report = {
         "killed": reason or ("stopped" if ended.stopped else ""),
         "exit": ended.exit,
