@@ -46,6 +46,8 @@ _LARGE: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy", "numpy.random", "numpy.linalg"),
 }
 _ZYGOTES = 4
+#: Bytes of the largest request that is made ready while a program runs.
+_AHEAD = 1 << 16
 #: The report on a batch of which nothing could be run together.
 _NOTHING = {"killed": "", "exit": 0, "signal": None, "cpu": 0.0, "wall": 0.0}
 
@@ -121,10 +123,10 @@ class Server:
         request = task.request
         request["walled"] = "namespaces" in self.cage.layers
         zygote = self.zygote(task.modules)
-        pid = zygote.give(marshal.dumps(request), task.peer)
+        pid = zygote.give(_packed(request), task.peer)
         if task.peer is not None:
             os.close(task.peer)
-        if _readable(self.sock):
+        if _is_there(self.sock):
             self.ahead = receive(self.sock)  # made ready while this one runs
         report, piped = watch(zygote, pid, self.sock.fileno(), request, self.shared)
         return report, channel.take(self.shared, piped)
@@ -191,12 +193,23 @@ def receive(sock: socket.socket) -> Task | None:
     return Task(json.loads(body), descriptor_in(ancillary))
 
 
-def _readable(sock: socket.socket) -> bool:
-    """Whether a request waits."""
+def _packed(request: dict[str, Any]) -> bytes:
+    """The request as it is handed on; code nested too deep for that is compiled again there."""
     try:
-        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return marshal.dumps(request)
+    except ValueError:
+        for program in request["programs"]:
+            program["code"] = None
+        return marshal.dumps(request)
+
+
+def _is_there(sock: socket.socket) -> bool:
+    """Whether a whole request waits, so that nobody has to wait for the rest of it."""
+    try:
+        data = sock.recv(_AHEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
+    return len(data) >= 4 and len(data) >= 4 + struct.unpack(">I", data[:4])[0]
 
 
 # --- what is done ahead of the program ----------------------------------------------------

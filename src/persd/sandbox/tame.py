@@ -17,13 +17,14 @@ from types import CodeType
 
 _LISTED_MODULES = """
     bisect collections collections.abc copy datetime functools heapq itertools math operator
-    random re string time typing
+    random re string typing
 """
 #: Names that lead on: to other code, to a class made without ``class``, to attributes by text.
 _LISTED_NAMES = """
     abc ag_code ag_frame atexit attrgetter breakpoint builtins compile copyright copyreg
     cr_code cr_frame credits ctypes delattr dir dispatch_table eval evaluate
-    evaluate_forward_ref exec exit f_back f_builtins f_code f_globals f_locals ForwardRef
+    evaluate_forward_ref exec exit f_back f_builtins f_code f_globals f_locals format
+    format_map ForwardRef
     Formatter gc get_annotations get_field get_origin get_type_hints get_value getattr gi_code
     gi_frame gi_yieldfrom globals help importlib input inspect io license locals memoryview
     methodcaller mro namedtuple NamedTuple NewType no_type_check object open os posix quit
@@ -31,6 +32,15 @@ _LISTED_NAMES = """
     singledispatchmethod subprocess super sys tb_frame tb_next threading total_ordering type Type
     TypedDict types update_wrapper vars vformat weakref with_traceback wraps
 """
+#: Of modules that hold more than functions of their arguments, what may be named.
+_EXPORTS = {
+    "copy": "copy deepcopy",
+    "functools": "cache cmp_to_key lru_cache partial reduce",
+    "re": "IGNORECASE MULTILINE escape findall finditer fullmatch match search split sub",
+    "string": "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits punctuation",
+    "typing": """Any Callable DefaultDict Deque Dict FrozenSet Generator Iterable Iterator List
+        Mapping Optional Sequence Set Tuple Union""",
+}
 _MODULES = frozenset(_LISTED_MODULES.split())
 _FORBIDDEN = bytes(
     opcode.opmap[name]
@@ -49,22 +59,31 @@ def _names() -> frozenset[str]:
     for module in map(import_module, _MODULES):
         public = {name for name in vars(module) if not name.startswith("_")}
         modules = {n for n in public if isinstance(getattr(module, n), types.ModuleType)}
-        exported |= set(getattr(module, "__all__", public - modules))
+        known = _EXPORTS.get(module.__name__, "").split()
+        exported |= set(known or getattr(module, "__all__", public - modules))
         held |= public
     return frozenset(_LISTED_NAMES.split()) | (held - exported - _MODULES)
 
 
 def is_tame(code: CodeType) -> bool:
     """Whether the code, and the code within it, is tame."""
+    waiting = [code]
+    while waiting:
+        one = waiting.pop()
+        if not _keeps_to_itself(one):
+            return False
+        waiting += [inner for inner in one.co_consts if isinstance(inner, CodeType)]
+    return True
+
+
+def _keeps_to_itself(code: CodeType) -> bool:
     if not all(map(_is_plain, code.co_names)):
         return False
     steps = code.co_code
     operations = steps[::2]
     if any(step in operations for step in _FORBIDDEN):
         return False
-    if _IMPORT in operations and not _imports_are_tame(code, steps, operations):
-        return False
-    return all(is_tame(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+    return _IMPORT not in operations or _imports_are_tame(code, steps, operations)
 
 
 def _is_plain(name: str) -> bool:
