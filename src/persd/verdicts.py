@@ -278,6 +278,9 @@ def _checked(results: tuple[TestResult, ...], outcome: Outcome, limits: Limits) 
     if kind == "broken":
         last_result = TestResult(shorten(call), "error", error_type="Error", message=_BROKEN)
         return _Finding("error", _BROKEN, (*results, last_result))
+    if kind is None and outcome.check_killed and outcome.check_calls:
+        reason = "the test came to no end with its answers"
+        return _Finding("timeout", reason, (*results, TestResult("", "error", message=reason)))
     if kind not in ("raised", "failed", "unfit"):
         why = _brief(last) if kind == "fault" else outcome.check_killed or "its process ended"
         return _Finding("not_run", f"the task's test code fails: {why}")

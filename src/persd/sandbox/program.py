@@ -86,6 +86,8 @@ class Outcome:
     """Why that process was stopped."""
     check_waiting: bool = False
     """It was stopped while it waited for the program."""
+    check_calls: int = 0
+    """How many answers it had from the program."""
     isolation: str = ""
 
 

@@ -113,6 +113,7 @@ class Slot:
                 check=parsed[-1] if parsed else {},
                 check_killed=verdict["killed"],
                 check_waiting=verdict["frames"] % 2 == 1,
+                check_calls=verdict["frames"] // 2,
             ),
         )
 

@@ -60,7 +60,7 @@ def _names() -> frozenset[str]:
         public = {name for name in vars(module) if not name.startswith("_")}
         modules = {n for n in public if isinstance(getattr(module, n), types.ModuleType)}
         known = _EXPORTS.get(module.__name__, "").split()
-        exported |= set(known or getattr(module, "__all__", public - modules))
+        exported |= set(known or getattr(module, "__all__", None) or public - modules)
         held |= public
     return frozenset(_LISTED_NAMES.split()) | (held - exported - _MODULES)
 
