@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
     want: str
-    """Statuses that are right, ``|`` between them; ``!passed``: anything else. Then, perhaps,
-    the exception's type or ``reason=`` with a part of the reason."""
+    """Statuses that are right, ``|`` between them; ``!passed``: anything else; ``any``: it may
+    even pass, for it is the next program that must not notice. Then, perhaps, the exception's
+    type or ``reason=`` with a part of the reason."""
     source: str
-    """``{canary}`` stands for a directory outside the sandbox, ``{port}`` for a port there."""
+    """``{canary}`` stands for a directory outside the sandbox, ``{port}`` for a port there;
+    ``_leak`` and ``_frames`` are defined where they are used."""
     needs: str = ""
     """Layer of isolation without which the program may well succeed."""
+
+    def code(self, canary: Path, port: int = 1) -> str:
+        """The whole program. ``port``: 1 where nobody listens."""
+        used = [text for name, text in _HELPERS.items() if name in self.source]
+        text = "".join([*used, self.source.lstrip("\n")])
+        return text.replace("{canary}", str(canary)).replace("{port}", str(port))
 
 
 RIGHT = "\ndef add(a, b): return a + b\n"
 
-LEAK = """
+_LEAK = """
 def _leak(text):
     with open("{canary}/leaked", "w") as file:
         file.write(str(text))
     with open("leaked", "w") as file:
         file.write(str(text))
 """
+
+_FRAMES = """
+import sys
+def _frames():
+    f = sys._getframe()
+    while f is not None:
+        for v in list(f.f_locals.values()):
+            if type(v).__name__ == "Frames": return v
+        f = f.f_back
+    raise LookupError("the harness is not where it was")
+"""
+
+_SYSCALL = """
+import ctypes
+_libc = ctypes.CDLL(None, use_errno=True)
+def _syscall(*numbers):
+    return _libc.syscall(*(ctypes.c_long(n) if isinstance(n, int) else n for n in numbers))
+"""
+
+_PUT = """
+import os
+def _put(data, fd=3):
+    data = memoryview(data)
+    while data: data = data[os.write(fd, data[:65536]):]
+def _alike(count, form):
+    return b','.join(form % (n * (2**61 - 1)) for n in range(count))
+"""
+
+_HELPERS = {"_leak(": _LEAK, "_frames(": _FRAMES, "_syscall(": _SYSCALL, "_put(": _PUT}
 
 TIME = [
     Case(
@@ -43,8 +81,8 @@ def add(a, b):
         "claims to make progress",
         "timeout",
         """
-import gc, struct
-W = [o for o in gc.get_objects() if type(o).__name__ == "Writer"][0]
+import struct
+W = _frames().writer
 def add(a, b):
     n = 1
     while True:
@@ -419,13 +457,46 @@ def add(a, b): return 0
 """,
     ),
     Case(
+        "overwrites shared counters",
+        "failed",
+        """
+import multiprocessing.sharedctypes as s, sys
+f = sys._getframe()
+while f and 'stat' not in f.f_locals: f = f.f_back
+if f:
+    L = f.f_locals
+    L['stat'].value = 1
+    for i in range(len(L['details'])): L['details'][i] = True
+    import os; os._exit(0)
+def add(a, b): return 0
+""",
+    ),
+    Case(
+        "writes over what descriptors map",
+        "failed",
+        """
+import mmap, os
+n = 0
+for i in range(3, 64):
+    try:
+        m = mmap.mmap(i, 0); m[:] = b'\\1' * len(m); n += 1
+    except (OSError, ValueError): pass
+def add(a, b): return -n
+""",
+    ),
+    Case(
         "runs code on unpickling",
         "failed reason=not plain data",
         """
-import os
+import os, sys
 class E:
     def __reduce__(s):
         return (os.system, ('touch {canary}/unpickled',))
+f = sys._getframe()
+while f:
+    for r in list(f.f_locals.values()):
+        if type(r) is list: r.append(E())
+    f = f.f_back
 def add(a, b): return E()
 """,
     ),
@@ -451,17 +522,12 @@ os._exit(0)
     ),
     Case(
         "scribbles over shared memory",
-        "!passed",
+        "crashed reason=early exit 0",
         """
-import gc, mmap
-for o in gc.get_objects():
-    if type(o).__name__ == "Writer":
-        o.shared[:] = b"\\xff" * len(o.shared)
+import os
+S = _frames().writer.shared
 def add(a, b):
-    for o in gc.get_objects():
-        if type(o).__name__ == "Writer":
-            o.shared[:] = b"\\xff" * len(o.shared)
-    import os
+    S[:] = b"\\xff" * len(S)
     os._exit(0)
 """,
     ),
@@ -855,4 +921,988 @@ def add(a, b):
     ),
 ]
 
-CASES = [*TIME, *MEMORY, *ENDS, *CHEATS, *HOST, *PARSE, *MEANING]
+# --- attacks on this very sandbox ---------------------------------------------------------
+
+
+def _forged(*frames: str) -> str:
+    """A program that writes these frames itself, behind one that says it has loaded; each is
+    an expression of bytes, without the end of the line."""
+    loaded = """b'{"i":-1}'"""
+    puts = "".join(f"_put({frame} + b'\\n')\n" for frame in (loaded, *frames))
+    return f"import os\n{puts}os._exit(0)\ndef add(a, b): return 0\n"
+
+
+def _value(text: str, more: str = "") -> str:
+    """The same of one frame, that of the first test; ``text``: an expression of bytes."""
+    return _forged(f"""b'{{"i":0,"v":' + {text} + b'{more}}}'""")
+
+
+#: Frames of the program's own making. They can say what a value is, and nothing more.
+FRAMES = [
+    Case(
+        "a header that promises more",
+        "error reason=channel",
+        """
+import os, struct
+S = _frames().writer.shared
+def add(a, b):
+    S[24:] = b"\\n" * (len(S) - 24)
+    S[:24] = struct.pack("=QQQ", 0, 1 << 62, 1 << 62)
+    os._exit(0)
+""",
+    ),
+    Case(
+        "a header that promises less",
+        "crashed reason=early exit 0",
+        """
+import os, struct
+S = _frames().writer.shared
+def add(a, b):
+    S[:24] = struct.pack("=QQQ", 1 << 62, 24, 1)
+    os._exit(0)
+""",
+    ),
+    Case(
+        "forges frames in shared memory",
+        "failed",
+        """
+import os, struct
+S = _frames().writer.shared
+text = b''.join(b'{"i":%d,"v":true}\\n' % i for i in range(-1, 3))
+S[24:24 + len(text)] = text
+S[:24] = struct.pack("=QQQ", 0, len(text), 4)
+os._exit(0)
+""",
+    ),
+    Case(
+        "answers out of order", "crashed", _forged(*(f"""b'{{"i":{n},"v":0}}'""" for n in (1, 0)))
+    ),
+    Case("leaves one out", "!passed", _forged("""b'{"i":1,"v":12}\\n{"i":2,"v":0}'""")),
+    Case("starts again and again", "!passed", _forged("""b'{"i":-1}\\n{"i":0,"v":3}\\n' * 3""")),
+    Case(
+        "says more after the last",
+        "passed",
+        _forged("""b'{"i":0,"v":3}\\n{"i":1,"v":12}\\n{"i":2,"v":0}\\n{"i":0,"v":9}\\n\\0'"""),
+    ),
+    Case("opens a batch", "!passed", _forged("""b'{"i":-3,"n":0}\\n{"i":0,"v":3}'""")),
+    Case("bytes that are no text", "error reason=channel", _forged("b'\\xff\\xfe'")),
+    Case("a million digits", "error reason=channel", _value("b'9' * 10**6")),
+    Case("an index of false", "error reason=channel", _forged("""b'{"i":false,"v":3}'""")),
+    Case("an index of 0.0", "error reason=channel", _forged("""b'{"i":0.0,"v":3}'""")),
+    Case("an index without end", "!passed", _forged("""b'{"i":%s,"v":3}' % (b'9' * 4000)""")),
+    Case("a key said twice", "failed", _forged("""b'{"i":5,"i":0,"v":3,"v":0}'""")),
+    Case("tokens that JSON lacks", "failed", _value("b'[NaN,Infinity,-Infinity]'")),
+    Case("half of a pair", "failed", _value("""b'"\\\\ud800"'""")),
+    Case("a tag too many", "error reason=channel", _value("""b'{"tuple":[3],"list":1}'""")),
+    Case("no tag at all", "error reason=channel", _value("b'{}'")),
+    *[
+        Case(f"a time of {name}", "failed", _value("b'4'", f',"t":{text}'))
+        for name, text in {
+            "a thousand digits": "1" + 999 * "0",
+            "infinity": "1e999",
+            "nothing": "NaN",
+            "minus one": "-1",
+            "a text": '"x"',
+            "truth": "true",
+        }.items()
+    ],
+    Case(
+        "a line of a thousand digits",
+        "error",
+        _forged("""b'{"i":0,"e":[7,{},%s,1e999]}' % (b'9' * 1000)"""),
+    ),
+    Case(
+        "an exception that is a dict",
+        "error",
+        _forged("""b'{"i":0,"e":{"a":[]},"k":{},"o":7,"s":[],"c":1}'"""),
+    ),
+    *[
+        Case(
+            f"a set within {depth} lists",
+            "!passed",
+            _value(f"""b'[' * {depth} + b'{{"set":[]}}' + b']' * {depth}"""),
+        )
+        for depth in (120, 480, 700, 960, 985)
+    ],
+    *[
+        Case(
+            f"{depth} subclasses within each other",
+            "!passed",
+            _value(f"""b'{{"sub":["a",' * {depth} + b'1' + b']}}' * {depth}"""),
+        )
+        for depth in (120, 240, 300, 480)
+    ],
+    Case("members of one hash", "!passed", _value("""b'{"set":[%s]}' % _alike(40000, b'%d')""")),
+    Case("keys of one hash", "!passed", _value("""b'{"dict":[%s]}' % _alike(40000, b'[%d,0]')""")),
+    Case("ten million lists", "!passed", _value("b'[' + b'[],' * 10**7 + b'0]'")),
+    Case("a million frames", "!passed", _forged("""b'{"i":0}\\n' * 10**6""")),
+    Case("ten million empty lines", "!passed", _forged("b'\\n' * 10**7")),
+    Case(
+        "megabytes of output",
+        "!passed",
+        _forged("""b'{"i":0,"v":3,"o":"%s"}' % (b'x' * 3 * 10**7)"""),
+    ),
+    Case(
+        "prints frames",
+        "failed",
+        """
+import sys
+def add(a, b):
+    for out in (sys.stdout, sys.stderr, sys.__stdout__, sys.stdout.buffer):
+        try: out.write('{"i":0,"v":3}\\n')
+        except TypeError: out.write(b'{"i":0,"v":3}\\n')
+    return 0
+""",
+    ),
+    Case(
+        "replaces who writes the frames",
+        "failed",
+        """
+F = type(_frames())
+F.value = lambda self, index, value: self.send({"i": index}, "true")
+def add(a, b): return 0
+""",
+    ),
+    Case(
+        "traces the harness",
+        "!passed",
+        """
+import sys
+def t(frame, event, arg):
+    for name in list(frame.f_locals):
+        if name in ('value', 'fine', 'body'): frame.f_locals[name] = True
+    return t
+sys.settrace(t); sys.setprofile(t)
+def add(a, b): return 0
+""",
+    ),
+    Case(
+        "interrupts the harness",
+        "!passed",
+        """
+import signal
+class Now(BaseException): pass
+def f(*_): raise Now
+signal.signal(signal.SIGALRM, f)
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+def add(a, b): return 0
+""",
+    ),
+]
+
+#: What a program could leave behind for the next one.
+POISON = [
+    Case(
+        "leaves the channel unblocked",
+        "passed",
+        """
+import fcntl, os
+os.set_blocking(3, False)
+try: fcntl.ioctl(3, 0x5421, b'\\1\\0\\0\\0')
+except OSError: pass
+def add(a, b): return a + b
+""",
+    ),
+    *[
+        Case(
+            "leaves packets in the channel",
+            "any",
+            """
+import fcntl, os
+fcntl.fcntl(3, 1031, 1 << 20)
+fcntl.fcntl(3, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)
+text = b'{"i":-1}\\n{"i":0,"v":99}\\n{"i":1,"v":99}\\n{"i":2,"v":99}'
+os.write(3, (text + b' ' * (4095 - len(text)) + b'\\n') * 256)
+os.kill(os.getpid(), 9)
+""",
+        )
+    ]
+    * 5,
+    Case(
+        "narrows the channel",
+        "passed",
+        """
+import fcntl
+fcntl.fcntl(3, 1031, 4096)
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "fills the channel and is killed",
+        "!passed",
+        """
+import os
+def add(a, b):
+    os.write(3, b'{"i":-1}\\n{"i":0,"v":99}\\n{"i":1,"v":99}\\n{"i":2,"v":99}\\n' * 1000)
+    os.abort()
+""",
+    ),
+    Case(
+        "writes frames to the last",
+        "any",
+        """
+import threading
+S = _frames().writer.shared
+text = b'{"i":-1}\\n{"i":0,"v":99}\\n{"i":1,"v":99}\\n{"i":2,"v":99}\\n'
+def f():
+    while True:
+        S[24:24 + len(text)] = text
+        S[8:16] = len(text).to_bytes(8, "little")
+for _ in range(8): threading.Thread(target=f, daemon=True).start()
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "maps the shared memory away",
+        "crashed",
+        """
+import ctypes
+S = _frames().writer.shared
+at = ctypes.addressof(ctypes.c_char.from_buffer(S))
+l = ctypes.CDLL(None)
+def add(a, b):
+    l.madvise(ctypes.c_void_p(at), 1 << 16, 9)
+    l.mprotect(ctypes.c_void_p(at), 1 << 16, 0)
+    return a + b
+""",
+    ),
+    Case(
+        "patches what every program uses",
+        "any",
+        """
+import builtins, gc, marshal, os, random, socket, sys, time
+for m in (marshal, os, random, socket, time, gc):
+    for n in list(vars(m)):
+        if not n.startswith('__'): setattr(m, n, None)
+sys.path.clear(); sys.meta_path.clear(); sys.modules.clear()
+builtins.compile = builtins.len = builtins.__import__ = None
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "wears out the interpreter",
+        "passed",
+        """
+import gc, locale, os, signal, sys, threading
+sys.setrecursionlimit(50); gc.disable(); sys.setswitchinterval(100); sys.set_int_max_str_digits(0)
+sys.settrace(lambda *a: None); threading.stack_size(1 << 20); os.umask(0o777); os.chdir('/')
+signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.addaudithook(lambda *a: None)
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "lowers its own limits",
+        "any",
+        """
+import resource
+for n in ('CPU', 'FSIZE', 'NOFILE', 'STACK', 'NPROC', 'AS', 'DATA'):
+    resource.setrlimit(getattr(resource, 'RLIMIT_' + n), (1, 1))
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "raises its own limits",
+        "error",
+        """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (10**6, 10**6))
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "holds every lock",
+        "passed",
+        """
+import _imp, logging, threading
+_imp.acquire_lock(); logging._acquireLock()
+L = threading.Lock(); L.acquire()
+threading.Thread(target=L.acquire).start()
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "directories without an end",
+        "passed",
+        """
+import os
+for n in range(400):
+    os.mkdir('d' * 200); os.chdir('d' * 200)
+os.chmod('.', 0)
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "a thousand directories and more",
+        "any",
+        """
+import os
+def add(a, b):
+    try:
+        for n in range(1500): os.makedirs(f'{n}/x')
+    except OSError: pass
+    return a + b
+""",
+    ),
+    Case(
+        "names that no shell likes",
+        "passed",
+        """
+import os
+for n in (b'\\xff\\xfe', b'-rf', b'*', b'\\n', b' ', b'a' * 255, b'..a', b'\\\\'):
+    os.mkdir(n); open(n + b'/' + n[:200], 'w').close()
+    os.chmod(n, 0)
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "a directory without rights",
+        "passed",
+        """
+import os
+open('x', 'w').close(); os.chmod('x', 0); os.chmod('.', 0)
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "links that lead out",
+        "passed",
+        """
+import os
+for n, to in enumerate(('{canary}', '{canary}/dir', '{canary}/data.txt', '/', '..', '.', 'l5')):
+    os.symlink(to, f'l{n}')
+os.mkdir('d'); os.symlink('{canary}', 'd/l')
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "a second name for a secret",
+        "error",
+        """
+import os
+def add(a, b): os.link('{canary}/data.txt', 'mine')
+""",
+        "landlock",
+    ),
+    Case(
+        "removes its directory",
+        "error",
+        """
+import os
+def add(a, b): os.rmdir(os.getcwd())
+""",
+        "landlock",
+    ),
+    Case(
+        "moves its directory",
+        "error",
+        """
+import os
+def add(a, b): os.rename(os.getcwd(), '{canary}/box')
+""",
+        "landlock",
+    ),
+    Case(
+        "fills its directory",
+        "error|passed",
+        """
+def add(a, b):
+    for n in range(8):
+        with open(str(n), 'wb') as f:
+            for _ in range(10): f.write(bytes(1 << 20))
+    return a + b
+""",
+    ),
+    Case(
+        "a module for the next one",
+        "passed",
+        """
+for name in ('random', 'math', 'sitecustomize', 'encodings', 'numpy'):
+    open(name + '.py', 'w').write('raise SystemExit')
+def add(a, b): return a + b
+""",
+    ),
+]
+
+#: Ways to run on, or to end, that limits and the watch must see.
+ENDURE = [
+    Case(
+        "the first thread leaves, another sleeps",
+        "timeout",
+        """
+import threading, time
+def add(a, b):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    _syscall({"x86_64": 60}.get(__import__('os').uname().machine, 93), 0)
+""",
+    ),
+    Case(
+        "the first thread leaves, another is busy",
+        "timeout",
+        """
+import threading
+def f():
+    while True: pass
+def add(a, b):
+    threading.Thread(target=f).start()
+    _syscall({"x86_64": 60}.get(__import__('os').uname().machine, 93), 0)
+""",
+    ),
+    Case(
+        "busy outside Python",
+        "timeout",
+        """
+import hashlib, threading
+def f():
+    data = bytes(1 << 20)
+    while True: hashlib.sha256(data)
+def add(a, b):
+    for _ in range(16): threading.Thread(target=f).start()
+    f()
+""",
+    ),
+    Case(
+        "waits for itself",
+        "timeout",
+        """
+import threading
+L = threading.Lock()
+def add(a, b):
+    L.acquire(); L.acquire()
+""",
+    ),
+    Case(
+        "wakes again and again",
+        "timeout",
+        """
+import time
+def add(a, b):
+    while True: time.sleep(0.001)
+""",
+    ),
+    Case(
+        "a text without end for its exception",
+        "timeout",
+        """
+class E(SystemExit):
+    def __str__(s):
+        while True: pass
+def add(a, b): raise E
+""",
+    ),
+    Case(
+        "an alarm",
+        "crashed reason=SIGALRM",
+        """
+import signal, time
+def add(a, b):
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    time.sleep(1)
+""",
+    ),
+    Case(
+        "leaves from another thread",
+        "crashed reason=early exit 7",
+        """
+import os, threading, time
+def add(a, b):
+    threading.Thread(target=os._exit, args=(7,)).start()
+    time.sleep(1)
+""",
+    ),
+    Case(
+        "leaves from a finaliser",
+        "crashed reason=early exit 0",
+        """
+import os
+class X:
+    def __del__(s): os._exit(0)
+def add(a, b): X()
+""",
+    ),
+    Case(
+        "overflows C's stack",
+        "crashed reason=SIGSEGV",
+        """
+def add(a, b):
+    x = ()
+    for _ in range(3 * 10**5): x = (x,)
+    return hash(x)
+""",
+    ),
+    Case(
+        "recursion without a limit",
+        "memory|timeout|crashed",
+        """
+import sys
+sys.setrecursionlimit(10**9)
+def add(a, b): return add(a, b) + 1
+""",
+    ),
+    Case(
+        "threads with small stacks",
+        "error|memory|timeout|passed",
+        """
+import threading
+threading.stack_size(32768)
+E = threading.Event()
+def add(a, b):
+    while True: threading.Thread(target=E.wait, daemon=True).start()
+""",
+    ),
+    Case(
+        "memory shared with nobody",
+        "error|memory",
+        """
+import ctypes, mmap
+def add(a, b):
+    m = mmap.mmap(-1, 1 << 30)
+    ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(m)), 1, 1 << 30)
+    return a + b
+""",
+        "seccomp",
+    ),
+    Case(
+        "a finally within each finally",
+        "syntax|timeout|memory",
+        "def add(a, b):\n"
+        + "".join(f"{' ' * n}try: return a\n{' ' * n}finally:\n" for n in range(1, 20))
+        + " " * 20
+        + "return a\n",
+    ),
+    Case(
+        "many ways into each finally",
+        "syntax|timeout|memory",
+        "def add(a, b):\n"
+        + "".join(
+            f"{p}try:\n" + f"{p} if a: return a\n" * 40 + f"{p}finally:\n"
+            for p in (" ", "  ", "   ", "    ")
+        )
+        + "     a\n",
+    ),
+    Case(
+        "functions within functions",
+        "passed|timeout",
+        "x = " + "\\\n".join(["lambda: " * 45] * 30) + "0" + RIGHT,
+    ),
+    Case("a sum of thousands", "error|syntax|passed", "x = " + "\\\n+ ".join(["1"] * 2000) + RIGHT),
+    Case(
+        "a sign before each sign",
+        "syntax|passed",
+        "x = " + "\\\n".join(["-" * 390] * 24) + "1" + RIGHT,
+    ),
+    Case("megabytes of source", "passed", f"x = '''{'y' * (3 << 20)}'''" + RIGHT),
+    Case(
+        "a list that holds itself",
+        "failed",
+        "def add(a, b):\n    x = []\n    x.append(x)\n    return x",
+    ),
+    Case(
+        "a list beyond every depth",
+        "failed",
+        "def add(a, b):\n    x = []\n    for _ in range(10**5): x = [x]\n    return x",
+    ),
+    Case("a megabyte of control characters", "failed", "def add(a, b): return '\\0' * (1 << 20)"),
+    Case("a generator", "failed reason=not plain data", "def add(a, b):\n    while True: yield 3"),
+    Case(
+        "lies about its type",
+        "failed",
+        """
+class T:
+    __class__ = property(lambda s: int)
+    __index__ = __int__ = lambda s: 3
+    __eq__ = lambda s, o: True
+def add(a, b): return T()
+""",
+    ),
+    Case(
+        "a number by another name",
+        "failed",
+        """
+class T(int):
+    __module__ = 'numpy'
+    __qualname__ = 'int64'
+    def item(s):
+        class U(int): pass
+        return U(3)
+    def __eq__(s, o): return True
+T.__name__ = T.__qualname__ = 'int64'
+def add(a, b): return T(9)
+""",
+    ),
+]
+
+#: Ways to what lies outside.
+BEYOND = [
+    *[
+        Case(
+            f"{name} to its parents",
+            "error reason=denied",
+            f"""
+import os, signal
+def add(a, b):
+    for pid in {pids}: os.kill(pid, signal.{name})
+    return a + b
+""",
+            "seccomp",
+        )
+        for name, pids in {
+            "SIGSTOP": "(os.getppid(), 1)",
+            "SIGKILL": "(1, -1)",
+            "SIGXCPU": "(-1,)",
+        }.items()
+    ],
+    Case(
+        "forks without end",
+        "error reason=denied",
+        """
+import os
+def add(a, b):
+    while True: os.fork()
+""",
+        "seccomp",
+    ),
+    Case(
+        "clones by number",
+        "failed",
+        """
+import os
+x86 = os.uname().machine == 'x86_64'
+def add(a, b):
+    for flags in (17, 0x100 | 17, 0x4000 | 0x100 | 17, 0x10000000 | 17, 0):
+        if _syscall(56 if x86 else 220, flags, 0, 0, 0, 0) >= 0: _leak('clone')
+    if _syscall(435, ctypes.create_string_buffer(88), 88) >= 0: _leak('clone3')
+    if x86 and _syscall(58) >= 0: _leak('vfork')
+""",
+        "seccomp",
+    ),
+    Case(
+        "clones in the other table of calls",
+        "failed",
+        """
+def add(a, b):
+    for n in (56, 57, 58, 59, 62, 520):
+        if _syscall(0x40000000 + n, 17, 0, 0, 0, 0) >= 0: _leak(n)
+""",
+        "seccomp",
+    ),
+    *[
+        Case(
+            f"a socket of {family}",
+            "error reason=denied",
+            f"import socket\ndef add(a, b): socket.{family}",
+            "seccomp",
+        )
+        for family in (
+            "socket(socket.AF_UNIX)",
+            "socket(socket.AF_INET6, socket.SOCK_DGRAM)",
+            "socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+            "socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+        )
+    ],
+    Case(
+        "sends itself its descriptors",
+        "passed",
+        """
+import os, socket
+a_, b_ = socket.socketpair()
+socket.send_fds(a_, [b'x'], [0, 1, 3])
+fds = socket.recv_fds(b_, 1, 8)[1]
+for fd in fds: os.close(fd)
+def add(a, b): return a + b
+""",
+    ),
+    Case(
+        "descriptors that are not its own",
+        "failed",
+        """
+import os
+def there(fd):
+    try: os.fstat(fd); return True
+    except OSError: return False
+def add(a, b):
+    more = [fd for fd in range(4, 4096) if there(fd)]
+    if more: _leak(more)
+    return len(more) - 1
+""",
+    ),
+    *[
+        Case(f"starves others by {call}", "error", f"import os\ndef add(a, b): {call}", "seccomp")
+        for call in (
+            "os.nice(-5)",
+            "os.setpriority(os.PRIO_PROCESS, 0, -5)",
+            "os.sched_setaffinity(0, {0})",
+            "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
+        )
+    ],
+    *[
+        Case(f"other roots by {call}", "error", f"import os\ndef add(a, b): {call}", "seccomp")
+        for call in (
+            "os.chroot('.')",
+            "os.setuid(0)",
+            "os.mknod('x', 0o20666, 259)",
+            "os.mkfifo('x')",
+        )
+    ],
+]
+
+#: Programs of which each passes or fails alone as it does beside the others: (what a program
+#: does to its mates, the programs, how the tests compare).
+MATES: list[tuple[str, tuple[str, ...], str]] = [
+    (
+        "attributes named by a pattern",
+        (
+            """
+def add(a, b): return a + b
+T = type(add)
+match add:
+    case T(__globals__=g): pass
+B = g["__builtins__"]
+if type(B) is not dict:
+    M = type(B)
+    match B:
+        case M(__dict__=D): B = D
+M = type(B["__import__"]("sys"))
+match B["__import__"]("sys"):
+    case M(_getframe=G): pass
+f, F = G(), None
+TF = type(f)
+while F is None:
+    match f:
+        case TF(f_locals=L, f_back=K): F, f = L.get("frames"), K
+TT = type(F)
+def value(self, index, v):
+    match self:
+        case TT(send=send): send({"i": index}, ["3", "12", "0"][index])
+B["setattr"](TT, "value", value)
+""",
+            "def add(a, b): return 0",
+        ),
+        "value",
+    ),
+    (
+        "attributes named by a formatter",
+        (
+            """
+import string
+def add(a, b): return a + b
+GF = string.Formatter().get_field
+def ga(o, n): return GF("0." + n, (o,), {})[0]
+B = ga(add, "__globals__")["__builtins__"]
+B = B if isinstance(B, dict) else ga(B, "__dict__")
+f, F = ga(B["__import__"]("sys"), "_getframe")(), None
+while F is None: F, f = ga(f, "f_locals").get("frames"), ga(f, "f_back")
+def value(self, index, v): ga(self, "send")({"i": index}, ["3", "12", "0"][index])
+B["setattr"](B["type"](F), "value", value)
+""",
+            "def add(a, b): return 0",
+        ),
+        "value",
+    ),
+    (
+        "reads what its mates have answered",
+        (
+            "def add(a, b): return a + b",
+            r"""
+import re
+def said():
+    path = "{0.__traceback__.tb_frame"
+    try: 1 / 0
+    except Exception as e: err = e
+    for _ in range(12):
+        path += ".f_back"
+        try: used = int((path + ".f_locals[frames].writer.used}").format(err))
+        except Exception: continue
+        byte = path + ".f_locals[frames].writer.shared[%d]}"
+        return "".join((byte % n).format(err)[2:-1] for n in range(24, 24 + used))
+def add(a, b): return int(re.findall(r'"v":(\d+)', said())[{1: 0, 5: 1, 0: 2}[a]])
+""",
+        ),
+        "value",
+    ),
+    (
+        "sets attributes by copying",
+        (
+            """
+import copy, math
+S = {"__reduce_ex__": lambda s, p: (lambda: math, (), (None, {"gcd": lambda a, b: a + b}))}
+copy.copy(type("T", (), S)())
+def add(a, b): return a + b
+""",
+            "import math\ndef add(a, b): return math.gcd(a, b)",
+        ),
+        "value",
+    ),
+    (
+        "lends its functions",
+        (
+            """
+import typing
+@typing.overload
+def add(a, b): return a + b
+def add(a, b): return a + b
+""",
+            """
+import typing
+def add(a, b): return 0
+F = typing.get_overloads(add)
+def add(a, b): return F[0](a, b)
+""",
+        ),
+        "value",
+    ),
+    (
+        "speaks while another's turn is on",
+        (
+            """
+def g():
+    try:
+        while True: yield
+    finally: print("3")
+def add(a, b): return a + b
+G = g()
+next(G)
+""",
+            "def add(a, b):\n    x = [[] for _ in range(3000)]",
+            "def add(a, b):\n    x = [[] for _ in range(3000)]",
+        ),
+        "loose",
+    ),
+    (
+        "comes back whenever it is collected",
+        (
+            """
+def spawn():
+    x = g(); next(x)
+    y = [x]; y.append(y)
+def g():
+    try:
+        while True: yield
+    finally:
+        print("3")
+        spawn()
+def add(a, b): return a + b
+spawn()
+""",
+            *["def add(a, b):\n    x = [[y] for y in range(3000)]"] * 6,
+        ),
+        "loose",
+    ),
+    (
+        "draws from another's stream",
+        (
+            """
+import random
+def g():
+    try:
+        while True: yield
+    finally: random.seed(1)
+def add(a, b): return a + b
+G = g()
+next(G)
+""",
+            """
+import random
+def add(a, b):
+    x = [[] for _ in range(3000)]
+    return a + b if random.random() < 0.3 else 0
+""",
+        ),
+        "value",
+    ),
+    (
+        "modules within modules",
+        (
+            """
+import typing
+def add(a, b): return a + b
+class_ = type("W", (), {"write": lambda s, t: None, "some": False, "take": lambda s: ("3", False)})
+def g():
+    with typing.contextlib.redirect_stdout(class_()): yield
+G = g()
+next(G)
+""",
+            "import re\ndef add(a, b): return re.enum.bltns.len('abc') - 3",
+        ),
+        "loose",
+    ),
+    (
+        "functions within functions",
+        (
+            "x = " + "\\\n".join(["lambda: " * 45] * 25) + "0" + RIGHT,
+            "def add(a, b): return a + b",
+            "def add(a, b): return a",
+        ),
+        "value",
+    ),
+    (
+        "spends what is there for all",
+        (
+            "x = []\nwhile True: x.append(bytes(10**8))",
+            "def add(a, b): return add(a, b)",
+            "def add(a, b):\n    while True: pass",
+            "def add(a, b): return a + b",
+            "x = iter(())\nfor _ in range(10**6): x = map(abs, x)\nnext(x, 0)" + RIGHT,
+            "def add(a, b): return a + b",
+        ),
+        "value",
+    ),
+    (
+        "hides what everybody uses",
+        (
+            "len = abs = isinstance = print = range = None\ndel len" + RIGHT,
+            "def add(a, b):\n    global sorted\n    sorted = lambda x: x\n    return sorted(a)",
+            "def add(a, b, s=[]):\n    s.append(a)\n    return a + b + (len(s) > 3)",
+            "def add(a, b): return len(range(a + b)) * isinstance(a, int)",
+            "def add(a, b): return sorted([a, b])[0]",
+        ),
+        "value",
+    ),
+]
+
+#: Against test code in a process of its own: wanted, source, test code.
+_LOOP = "def check(c):\n    for n in range(3):\n        assert c(n, 1) == n + 1\n"
+_USES = "def check(c):\n    for _ in range(c(3, 4)): pass\n    assert c(3, 4) == 7\n"
+_WAIT = "\n    while True: pass\n"
+ACROSS = [
+    *[
+        (Case(name, want, f"def add(a, b):\n    _put({answer}, 4){_WAIT}"), _LOOP)
+        for name, want, answer in (
+            (
+                "an answer of one hash",
+                "!passed",
+                """b'{"v":{"set":[%s]}}\\n' % _alike(40000, b'%d')""",
+            ),
+            ("a million dicts", "!passed", """b'{"v":[%s0]}\\n' % (b'{"":0},' * 10**6)"""),
+            (
+                "subclasses within each other",
+                "!passed",
+                """b'{"v":%s1%s}\\n' % (b'{"sub":["a",' * 300, b']}' * 300)""",
+            ),
+            (
+                "a set within lists",
+                "!passed",
+                """b'{"v":%s{"set":[]}%s}\\n' % (b'[' * 700, b']' * 700)""",
+            ),
+            ("an argument that is none", "!passed", """b'{"v":1,"a":7}\\n'"""),
+            ("half an answer", "timeout|error", """b'{"v":1'"""),
+            ("an exception of its own", "!passed", """b'{"e":["AssertionError","",{},[]]}\\n'"""),
+            ("an exception that is no list", "!passed", """b'{"e":7}\\n'"""),
+        )
+    ],
+    (Case("answers unasked", "failed", """_put(b'{"v":7,"a":null}\\n' * 3, 4)""" + RIGHT), _LOOP),
+    (Case("hangs up", "timeout", "import os\ndef add(a, b):\n    os.close(4)" + _WAIT), _LOOP),
+    (Case("what a test counts up to", "timeout|failed", "def add(a, b): return 10**15"), _USES),
+    (
+        Case(
+            "turns without number",
+            "timeout",
+            "import time\nW = _frames().writer\n"
+            "def add(a, b):\n    while True: W.tick(); time.sleep(0.01)",
+        ),
+        _LOOP,
+    ),
+]
+
+#: What the layers of isolation have a part in.
+HELD = [*TIME, *MEMORY, *ENDS, *CHEATS, *HOST, *PARSE, *MEANING, *POISON, *BEYOND]
+CASES = [*HELD, *FRAMES, *ENDURE]
