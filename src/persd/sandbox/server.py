@@ -54,7 +54,10 @@ _NOTHING = {"killed": "", "exit": 0, "signal": None, "cpu": 0.0, "wall": 0.0}
 
 def main(fd: int, box: str, without: list[str]) -> None:
     """Serve until the socket closes. ``without``: layers of isolation to leave off."""
-    sock = socket.socket(fileno=fd)
+    if fd != 3:  # a low number: forks close what is below 256, whatever the caller had open
+        os.dup2(fd, 3, inheritable=False)
+        os.close(fd)
+    sock = socket.socket(fileno=3)
     warnings.simplefilter("ignore")
     for name in _PRELOADED.split():
         importlib.import_module(name)
