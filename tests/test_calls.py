@@ -36,7 +36,7 @@ class Counting:
     def __init__(self, batch: int = 1, in_flight: int = 1) -> None:
         self.asked: list[list[str]] = []
         self.batch, self.in_flight = batch, in_flight
-        self.name = "counting"
+        self.name, self.throttle = "counting", None
         self.identity = {"model": "counting"}
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:

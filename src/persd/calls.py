@@ -3,28 +3,39 @@
 Every question any stage asks any model goes through ``complete``. It looks the request up
 in the ledger; what is not there goes to the model, in batches and threads as the model
 likes; every answer is committed in the thread that received it, before anybody sees it.
+
+A served model is asked one try at a time. Each try reserves the most it can cost, waits for its
+turn at the endpoint (``persd.throttle``), is noted in the ledger before it is sent, and settled
+when it ends, however it ends. A try that failed as the next may not waits without holding a
+turn; what it may have cost stays counted.
 """
 
 from __future__ import annotations
 
+import queue
+import random
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from persd import __version__
-from persd.errors import WorkFailed
+from persd.errors import UserError, WorkFailed
 from persd.ledger import Ledger
-from persd.models import Model, ModelUnavailable
-from persd.money import FREE, Budget, Price
-from persd.records import Call, Completion, Request, content_id
+from persd.models import Model, ModelUnavailable, TryAgain
+from persd.money import FREE, Budget, Price, Reservation, most_tokens
+from persd.records import Call, Completion, Outcome, Request, Try, Usage, content_id
+from persd.throttle import LONGEST_HOLD, Stopped, Throttle
 
-#: Calls a model may leave unanswered before its first answer.
+#: Questions a model may leave unanswered before its first answer.
 SILENCE = 8
 #: Stored answers handed on together.
 _HITS = 64
+#: Seconds between looks at what else there is to do while no answer comes.
+_TICK = 1.0
 
 Missing = Literal["over_budget", "unavailable"]
 """Why there is no answer; both are asked again by the next run."""
@@ -41,6 +52,50 @@ class Answer:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to try one question, and how long to wait between tries, in seconds."""
+
+    tries: int = 6
+    """Tries that may fail; being turned away for now (429) is none."""
+    unusable: int = 3
+    """Tries that may end in a whole reply that holds no answer."""
+    patience: float = 600.0
+    """After so many seconds of failures no other try is made."""
+    first: float = 0.5
+    most: float = 30.0
+
+    def wait(self, failures: int, told: float | None) -> float:
+        """Seconds before the next try: what the endpoint asked for, else twice as long each
+        time, by chance up to a half less, so that those who failed together do not meet again."""
+        own = min(self.most, self.first * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+        return own if told is None else min(told, LONGEST_HOLD) + random.uniform(0, 0.1) * own
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What is going on between a run and its served models, for those who watch. Thread-safe."""
+
+    in_flight: int = 0
+    answered: int = 0
+    failed: int = 0
+    """Tries that gave no answer."""
+    resting: int = 0
+    """Questions that wait for their next try."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, usage: Usage | None = None, **counts: int) -> None:
+        """Add to the counts by name, and the tokens of an answer."""
+        with self._lock:
+            for name, number in counts.items():
+                setattr(self, name, getattr(self, name) + number)
+            if usage is not None:
+                self.input_tokens += usage.input_tokens
+                self.output_tokens += usage.output_tokens
+
+
 @dataclass(slots=True)
 class Asker:
     """A model in its role in a run: who answers, what it may cost, where answers are kept."""
@@ -50,38 +105,42 @@ class Asker:
     ledger: Ledger
     price: Price | None = FREE
     budget: Budget = field(default_factory=lambda: Budget(None))
+    retry: Retry = field(default_factory=Retry)
+    traffic: Traffic = field(default_factory=Traffic)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set: what is under way is finished, nothing else is begun."""
+    tick: Callable[[], None] = lambda: None
+    """Called about every second in which there is nothing else to do."""
     _silent: int | None = 0
-    """Calls in a row without an answer, before the first answer; None: it has answered."""
-    _pools: list[ThreadPoolExecutor] = field(default_factory=list)
+    """Questions in a row without an answer, before the first answer; None: it has answered."""
+    _lines: list[_Line] = field(default_factory=list)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """An answer for every request, as they come in; a model of one thread keeps the order.
 
         Requests are drawn from the iterable only as fast as they can be sent, so a stream of
         any length takes flat memory. Closing the iterator waits for what is under way (it is
-        paid for, and stored) and sends nothing more.
+        paid for, and stored) and sends nothing more. Once ``stopping`` is set no more are drawn,
+        and those not sent yet get no answer.
         """
         source = iter(requests)
-        pool = ThreadPoolExecutor(self.model.in_flight, thread_name_prefix=self.model.name)
-        self._pools.append(pool)
-        pending: set[Future[list[Answer]]] = set()
+        line = _Line(self)
+        self._lines.append(line)
         ready: list[Answer] = []
         try:
             while True:
-                self._fill(source, pool, pending, ready)
+                self._fill(source, line, ready)
                 if ready:
                     yield from ready
                     ready.clear()
-                    continue
-                if not pending:
+                elif line.under_way:
+                    # the next goes out before these answers are looked at
+                    ready.extend(line.take(self.tick))
+                else:
                     return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                # the next batch goes out before these answers are looked at
-                for future in done:
-                    ready.extend(future.result())
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            self._pools.remove(pool)
+            line.close()
+            self._lines.remove(line)
 
     def in_order(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """The same, in the order of the requests."""
@@ -101,18 +160,12 @@ class Asker:
     def close(self) -> None:
         """Wait for the calls under way (they are paid for, and stored), send no more, and
         close the model. Safe to call twice."""
-        for pool in list(self._pools):
-            pool.shutdown(wait=True, cancel_futures=True)
+        for line in list(self._lines):
+            line.close()
         self.model.close()
 
-    def _fill(
-        self,
-        source: Iterator[Request],
-        pool: ThreadPoolExecutor,
-        pending: set[Future[list[Answer]]],
-        ready: list[Answer],
-    ) -> None:
-        while len(pending) < self.model.in_flight:
+    def _fill(self, source: Iterator[Request], line: _Line, ready: list[Answer]) -> None:
+        while line.has_room and not self.stopping.is_set():
             batch: list[tuple[str, Request]] = []
             drawn = False
             for request in source:
@@ -127,23 +180,45 @@ class Asker:
                 if len(batch) >= self.model.batch or (not batch and len(ready) >= _HITS):
                     break
             if batch:
-                pending.add(pool.submit(self._ask, batch))
+                line.put(batch)
             if not drawn or len(ready) >= _HITS:
                 return
 
-    def _ask(self, batch: Sequence[tuple[str, Request]]) -> list[Answer]:
-        price = self.price or FREE
-        worst = sum(price.at_most(r.messages, r.max_tokens) for _, r in batch)
-        with self.budget.reserve(worst) as held:
+    # -- in the threads of a line ---------------------------------------------------------
+
+    def ask(self, batch: Batch, line: _Line) -> list[Answer]:
+        """What came of a batch, tried as often as it makes sense; none, where it was not sent
+        because the run is stopping."""
+        failures, began = _Failures(self.retry), time.monotonic()
+        while True:
+            try:
+                return self._once(batch, line)
+            except Stopped:
+                return []
+            except ModelUnavailable as e:
+                return self._no_answer(batch, str(e))
+            except TryAgain as e:
+                wait = failures.next_wait(e, time.monotonic() - began)
+                if wait is None:
+                    if e.mend is not None:
+                        raise e.mend from e
+                    return self._no_answer(batch, f"{self.model.name}: {e} ({failures.text})")
+            self._rest(wait, line)
+
+    def _once(self, batch: Batch, line: _Line) -> list[Answer]:
+        most = [most_tokens(r.messages, r.max_tokens) for _, r in batch]
+        worst = [(self.price or FREE).cost(usage) for usage in most]
+        with self.budget.reserve(sum(worst)) as held:
             if held is None:
                 cap = f"the cap of {self.budget.cap_usd} USD leaves no room for this call"
                 return [Answer(r, key, None, "over_budget", cap) for key, r in batch]
             started = time.monotonic()
-            try:
+            if self.model.throttle is None:
                 completions = self.model.complete([r for _, r in batch])
-            except ModelUnavailable as e:
-                self._note_silence(e)
-                return [Answer(r, key, None, "unavailable", str(e)) for key, r in batch]
+            else:
+                key, request = batch[0]
+                sent = self._try(key, request, most[0])
+                completions = [self._send(request, sent, held, self.model.throttle, line)]
             self._silent = None
             seconds = (time.monotonic() - started) / len(batch)
             calls = [
@@ -160,15 +235,88 @@ class Asker:
             for (_, r), call in zip(batch, calls, strict=True)
         ]
 
-    def _note_silence(self, error: ModelUnavailable) -> None:
+    def _send(
+        self,
+        request: Request,
+        sent: Try,
+        held: Reservation,
+        throttle: Throttle,
+        line: _Line,
+    ) -> Completion:
+        """One try of one question at an endpoint; how it ended is in the ledger if it failed."""
+        tokens = sent.usage.input_tokens // 4 + sent.usage.output_tokens
+        with throttle.turn(tokens, line.is_stopping):
+            sent = replace(sent, sent=time.time())
+            self.ledger.begin_try(sent)
+            self.traffic.add(in_flight=1)
+            started = time.monotonic()
+            try:
+                (completion,) = self.model.complete([request])
+            except (TryAgain, ModelUnavailable, UserError) as e:
+                seconds = time.monotonic() - started
+                self._failed(replace(sent, seconds=seconds), held, e)
+                if isinstance(e, TryAgain) and e.kind in _PRESSURE:
+                    throttle.refused(e.wait)
+                raise
+            finally:
+                self.traffic.add(in_flight=-1)
+            used = completion.usage
+            seconds = time.monotonic() - started
+            spent = used.input_tokens + used.output_tokens if used.known else tokens
+            throttle.answered(seconds, tokens, spent)
+            self.traffic.add(used, answered=1)
+        return completion
+
+    def _failed(self, sent: Try, held: Reservation, error: Exception) -> None:
+        """Settle and note a try that gave no answer."""
+        outcome: Outcome = error.kind if isinstance(error, TryAgain) else "refused"
+        reply = error.reply if isinstance(error, TryAgain) else None
+        usd: float | None = 0.0
+        if isinstance(error, TryAgain) and error.billed:
+            known = reply is not None and reply.usage.known and self.price is not None
+            usd = self.price.cost(reply.usage) if known and reply and self.price else None
+        held.settle(usd)
+        self.traffic.add(failed=1)
+        self.ledger.end_try(
+            replace(
+                sent,
+                outcome=outcome,
+                usd=usd,
+                usage=reply.usage if reply is not None and reply.usage.known else sent.usage,
+                text=reply.text if reply is not None else "",
+                detail=str(error),
+            )
+        )
+
+    def _rest(self, seconds: float, line: _Line) -> None:
+        """Wait without holding a turn; no longer where the run is being stopped."""
+        self.traffic.add(resting=1)
+        line.rest(seconds)
+        self.traffic.add(resting=-1)
+
+    def _no_answer(self, batch: Batch, why: str) -> list[Answer]:
         """A model that has answered nothing yet and does not begin to is not asked further."""
         if self._silent is not None:
             self._silent += 1
             if self._silent >= SILENCE:
                 raise WorkFailed(
-                    f"{self.model.name} does not answer ({error}); what was collected is kept, "
+                    f"{self.model.name} does not answer ({why}); what was collected is kept, "
                     "run it again to go on"
                 )
+        return [Answer(r, key, None, "unavailable", why) for key, r in batch]
+
+    def _try(self, key: str, request: Request, most: Usage) -> Try:
+        return Try(
+            call_id=key,
+            sent=0.0,
+            role=self.role,
+            model=self.model.name,
+            purpose=request.purpose,
+            task_id=request.task.task_id,
+            round=request.round,
+            usd_at_most=None if self.price is None else self.price.cost(most),
+            usage=most,
+        )
 
     def _call(self, key: str, request: Request, c: Completion, seconds: float) -> Call:
         priced = Completion(
@@ -192,6 +340,103 @@ class Asker:
             completion=priced,
             versions={**self.model.identity, "persd": __version__},
         )
+
+
+Batch = Sequence[tuple[str, Request]]
+#: Failures that say an endpoint is asked too much.
+_PRESSURE = frozenset({"rate_limited", "timeout"})
+
+
+class _Line:
+    """Batches under way in threads of their own, and their answers as they come."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        # those that wait for their next try keep a thread, and hold up nobody
+        most = asker.model.in_flight * (1 if asker.model.throttle is None else 2)
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix=asker.model.name)
+        self._most = most
+        self._answers: queue.SimpleQueue[list[Answer] | BaseException] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._resting = 0
+        self.under_way = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.under_way < min(self._most, self._asker.model.in_flight + self._resting)
+
+    def is_stopping(self) -> bool:
+        return self._closing.is_set() or self._asker.stopping.is_set()
+
+    def rest(self, seconds: float) -> None:
+        """Wait in a batch's thread, while others take its place."""
+        with self._lock:
+            self._resting += 1
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.is_stopping():
+            self._closing.wait(min(left, 0.5))
+        with self._lock:
+            self._resting -= 1
+
+    def put(self, batch: Batch) -> None:
+        self.under_way += 1
+        self._pool.submit(self._work, batch)
+
+    def _work(self, batch: Batch) -> None:
+        try:
+            self._answers.put(self._asker.ask(batch, self))
+        except BaseException as e:
+            self._answers.put(e)
+
+    def take(self, tick: Callable[[], None]) -> list[Answer]:
+        """The answers that are there; waits for one. Raises what ended a batch."""
+        found: list[Answer] = []
+        while True:
+            try:
+                came = self._answers.get(timeout=_TICK)
+                break
+            except queue.Empty:
+                tick()
+        while True:
+            self.under_way -= 1
+            if isinstance(came, BaseException):
+                raise came
+            found += came
+            try:
+                came = self._answers.get_nowait()
+            except queue.Empty:
+                return found
+
+    def close(self) -> None:
+        """Wait for what has been sent; what has not is not sent any more."""
+        self._closing.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Failures:
+    """The failed tries of one question."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self.total = self._turned_away = self._unusable = 0
+
+    @property
+    def text(self) -> str:
+        return f"after {self.total} {'try' if self.total == 1 else 'tries'}"
+
+    def next_wait(self, error: TryAgain, spent: float) -> float | None:
+        """Seconds until the next try; None: it is given up."""
+        self.total += 1
+        self._turned_away += error.kind == "rate_limited"
+        self._unusable += error.kind == "unusable"
+        if (
+            self.total - self._turned_away >= self._retry.tries
+            or self._unusable >= self._retry.unusable
+            or spent >= self._retry.patience
+        ):
+            return None
+        return self._retry.wait(self.total, error.wait)
 
 
 def params(request: Request) -> dict[str, float | int]:

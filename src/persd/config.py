@@ -79,6 +79,12 @@ class Endpoint(_Table):
     budget_usd: float | None = Field(default=None, ge=0)
     """Hard cap over all runs of this config; None: no cap."""
     max_in_flight: int = Field(default=16, ge=1, le=1024)
+    """Calls under way at most; fewer while the endpoint turns calls away."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """In and out together. None: what the endpoint bears, found by asking."""
+    timeout: float = Field(default=300.0, gt=0, le=86400)
+    """Seconds an endpoint may be silent within one call."""
     temperature: float = Field(default=0.3, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=512, ge=1)
@@ -346,7 +352,16 @@ def _override(plain: dict[str, Any], override: str) -> None:
 
 #: The stage a key first influences. Keys not named here belong to their table's stage.
 STAGES = ("tasks", "student", "teacher", "verify", "train", "evaluate", "free")
-_FREE = ("budget_usd", "max_in_flight", "price", "api_key_env")
+_FREE = (
+    "budget_usd",
+    "max_in_flight",
+    "price",
+    "api_key_env",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "timeout",
+    "mode",
+)
 _STAGE_OF_KEY = {
     "run.dir": "free",
     "run.rounds": "free",
@@ -366,7 +381,7 @@ def stage_of(key: str) -> str:
     if key in _STAGE_OF_KEY:
         return _STAGE_OF_KEY[key]
     table, name = key.split(".")[0], key.split(".")[-1]
-    if any(part in _FREE for part in key.split(".")):
+    if table in ("student", "teacher") and any(part in _FREE for part in key.split(".")):
         return "free"
     if name == "direct" and table == "teacher":
         return "student"  # direct answers decide which tasks are attempted at all

@@ -41,7 +41,8 @@ def import_release(
             hint="persd import persdistill FOLDER --run RUN, FOLDER holding the released files",
         )
     with Run(release_config(folder, run_dir, unsafe=unsafe), progress) as run:
-        tasks = load_pool(run)
+        load_pool(run)
+        tasks = run.ledger.tasks()
         verdicts = {kind: _judged(run, tasks, kind) for kind in KINDS}
         states = Counter(_settle(run, task, verdicts) for task in tasks)
     tested = [t for t in tasks if t.tested]

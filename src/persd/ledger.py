@@ -1,9 +1,10 @@
 """The run: one SQLite file, written by one process, in which nothing is lost.
 
-A reply is committed before anything uses it; what is derived from replies (solutions,
-verdicts, states) is committed with the next reply, or with the next write once half a second
-has passed, because it can be derived again. Killed at any moment, the next run finds every
-reply it received under the key of its request and asks nobody for it twice.
+A reply is committed and on the disk before anything uses it; what is derived from replies
+(solutions, verdicts, states) is committed with the next reply, or with the next write once half
+a second has passed, because it can be derived again. That a question is being sent is committed
+before it is sent. Killed at any moment, the next run finds every reply it received under the key
+of its request and asks nobody for it twice, and what was in flight is known and counted.
 
 A table a record: the columns are the record's fields (``persd.records``), nested fields
 are JSON. Nothing is ever updated in place except a task's state and the run's own facts.
@@ -18,12 +19,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from persd.errors import UserError
 from persd.records import (
+    OPEN_STATES,
     Call,
     Checkpoint,
     Completion,
@@ -33,18 +35,30 @@ from persd.records import (
     Solution,
     Task,
     TaskState,
+    Try,
     Usage,
     Verdict,
     from_json,
     from_plain,
 )
 
-SCHEMA_VERSION = "1"
+#: 2 added ``tries`` and ``solutions.closeness``.
+SCHEMA_VERSION = "2"
+_OLDER = ("1",)
 FILE_NAME = "ledger.sqlite"
 #: Longest time derived records wait for a commit, in seconds.
 COMMIT_EVERY = 0.5
 
+#: Tasks read together.
+PAGE = 256
+
 R = TypeVar("R")
+
+_SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+_UNFINISHED = (
+    "NOT EXISTS (SELECT 1 FROM states s WHERE s.task_id = tasks.task_id AND s.round = ? "
+    f"AND s.state NOT IN ({', '.join(repr(s) for s in sorted(OPEN_STATES))}))"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ class _Table:
 
 TASKS = _Table("tasks", Task, ("benchmark", "task_id"), ("benchmark", "position"))
 CALLS = _Table("calls", Call, ("call_id",), ("usd", "input_tokens", "output_tokens", "created"))
+TRIES = _Table("tries", Try, ("call_id", "sent"))
 SOLUTIONS = _Table("solutions", Solution, ("solution_id",))
 VERDICTS = _Table("verdicts", Verdict, ("solution_id", "tests"))
 STATES = _Table("states", TaskState, ("task_id", "round"))
@@ -68,6 +83,7 @@ EVALUATIONS = _Table("evaluations", Evaluation, ("evaluation_id",))
 TABLES = (
     TASKS,
     CALLS,
+    TRIES,
     SOLUTIONS,
     VERDICTS,
     STATES,
@@ -91,6 +107,11 @@ class Ledger:
         self.read_only = read_only
         self._lock = threading.RLock()
         self._pending_since: float | None = None
+        self._sync_turn = threading.Lock()
+        """Never waited for while holding ``_lock``."""
+        self._written = self._committed = self._synced = 0
+        """Counts of durable writes: made, committed, known to be on the disk."""
+        self._wal: int | None = None
         self._claim: int | None = None
         if (read_only or not create) and not self.path.is_file():
             raise UserError(
@@ -116,8 +137,10 @@ class Ledger:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA busy_timeout=10000")
         if not self.read_only:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
+            mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            # in WAL mode we sync the log ourselves, once for all who wait and outside the lock
+            db.execute(f"PRAGMA synchronous={'NORMAL' if mode == 'wal' else 'FULL'}")
+            self._syncs = mode == "wal"
         return db
 
     def _check_schema(self) -> None:
@@ -127,35 +150,89 @@ class Ledger:
             for table in TABLES:
                 self._db.execute(_create(table))
             self._db.execute("CREATE INDEX IF NOT EXISTS solutions_task ON solutions(task_id)")
+            self._db.execute("CREATE INDEX IF NOT EXISTS tasks_at ON tasks(benchmark, position)")
             self._db.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (SCHEMA_VERSION,)
             )
+            if self.meta("schema_version") in _OLDER:
+                self._bring_up_to_date()
             self._db.execute("COMMIT")
         found = self.meta("schema_version")
         if found != SCHEMA_VERSION:
+            mend = "use the version of persd that wrote it, or another run.dir"
             raise UserError(
                 f"the ledger has schema {found}, this version reads {SCHEMA_VERSION}",
                 where=str(self.path),
-                hint="use the version of persd that wrote it, or another run.dir",
+                hint="persd run CONFIG.toml brings it up to date" if found in _OLDER else mend,
             )
+        if not self.read_only:
+            # whoever sent these is dead: what they cost is not known
+            self._db.execute("UPDATE tries SET outcome = 'lost' WHERE outcome = 'in_flight'")
+
+    def _bring_up_to_date(self) -> None:
+        """Give tables of an older schema the columns they lack; what is there stays."""
+        for table in TABLES:
+            there = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table.name})")}
+            for column in _columns(table):
+                if column not in there:
+                    self._db.execute(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+        self._db.execute(
+            "UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,)
+        )
 
     # -- writing ----------------------------------------------------------------------
 
-    def _write(self, sql: str, rows: Sequence[Sequence[Any]], *, durable: bool) -> None:
+    def _write(self, sql: str, rows: Iterable[Sequence[Any]], *, durable: bool = False) -> None:
         with self._lock:
-            if self._pending_since is None:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._pending_since = time.monotonic()
+            self._begin()
             self._db.executemany(sql, rows)
-            if durable or time.monotonic() - self._pending_since > COMMIT_EVERY:
-                self.flush()
+            if not durable:
+                if time.monotonic() - (self._pending_since or 0.0) > COMMIT_EVERY:
+                    self._commit()
+                return
+            self._written += 1
+            mine = self._written
+        self._sync(mine)
+
+    def _begin(self) -> None:
+        if self._pending_since is None:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._pending_since = time.monotonic()
+
+    def _commit(self) -> None:
+        """What is pending survives the death of this process; ``_sync``: that of the machine."""
+        if self._pending_since is not None:
+            self._db.execute("COMMIT")
+            self._pending_since = None
+        self._committed = self._written
+
+    def _sync(self, mine: int) -> None:
+        """Return once the durable write of that number is on the disk.
+
+        Whoever has the turn does it for all who have written meanwhile, and holds up nobody
+        who only writes or reads.
+        """
+        with self._sync_turn:
+            if self._synced >= mine:
+                return
+            with self._lock:
+                self._commit()
+                reached = self._committed
+            if self._syncs:
+                os.fsync(self._wal_file())
+            self._synced = reached
+
+    def _wal_file(self) -> int:
+        if self._wal is None:
+            self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        return self._wal
 
     def flush(self) -> None:
-        """Commit what is pending."""
+        """Commit what is pending, durably."""
         with self._lock:
-            if self._pending_since is not None:
-                self._db.execute("COMMIT")
-                self._pending_since = None
+            self._written += 1
+            mine = self._written
+        self._sync(mine)
 
     def _insert(
         self,
@@ -175,15 +252,49 @@ class Ledger:
             self._write(f"{verb} INTO {table.name} VALUES ({marks})", rows, durable=durable)
 
     def set_meta(self, key: str, value: str) -> None:
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, value)], durable=True)
+        self._write(_SET_META, [(key, value)], durable=True)
 
-    def add_tasks(self, tasks: Sequence[Task], benchmark: str = "") -> None:
-        """Store the tasks of the pool (``benchmark=""``) or of a benchmark, in their order."""
-        places = [(benchmark, i) for i in range(len(tasks))]
-        self._insert(TASKS, tasks, extra=places, durable=True)
+    def add_tasks(self, tasks: Iterable[Task], benchmark: str = "") -> int:
+        """Store the tasks of the pool (``benchmark=""``) or of a benchmark, in their order.
+
+        All of them or, where drawing one raises, none; the tasks may be a stream of any length.
+        Returns how many they were.
+        """
+        count = 0
+
+        def rows() -> Iterator[list[Any]]:
+            nonlocal count
+            for count, task in enumerate(tasks, 1):
+                yield [*_row(task), benchmark, count - 1]
+
+        marks = ",".join("?" * len(_columns(TASKS)))
+        with self._lock:
+            self._commit()
+            self._begin()
+            try:
+                self._db.executemany(f"INSERT OR IGNORE INTO tasks VALUES ({marks})", rows())
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                self._pending_since = None
+                raise
+        self.flush()
+        return count
+
+    def begin_try(self, sent: Try) -> None:
+        """Note that a question is about to be sent; on return that survives kill -9."""
+        with self._lock:
+            self._insert(TRIES, [sent])
+            self._commit()
+
+    def end_try(self, ended: Try) -> None:
+        """Note what became of it, durably where a reply came back: it is paid for."""
+        self._insert(TRIES, [ended], replace=True, durable=bool(ended.text))
 
     def add_calls(self, calls: Sequence[Call]) -> None:
-        """Store answers, all or none, durably: on return they survive kill -9."""
+        """Store answers, all or none, durably: on return they survive kill -9.
+
+        They end the tries under way of the same questions.
+        """
         extra = [
             (
                 c.completion.usd,
@@ -193,7 +304,11 @@ class Ledger:
             )
             for c in calls
         ]
-        self._insert(CALLS, calls, extra=extra, durable=True)
+        with self._lock:
+            ended = "DELETE FROM tries WHERE call_id = ? AND outcome = 'in_flight'"
+            self._write(ended, [(c.call_id,) for c in calls])
+            self._insert(CALLS, calls, extra=extra)
+        self.flush()
 
     def add_solution(self, solution: Solution) -> None:
         self._insert(SOLUTIONS, [solution])
@@ -213,7 +328,8 @@ class Ledger:
         with self._lock:
             self._insert(EXAMPLES, examples, extra=[(build,)] * len(examples))
             self._insert(REJECTED, rejected, extra=[(build,)] * len(rejected))
-            self.set_meta(f"build:{build}", str(len(examples)))
+            self._write(_SET_META, [(f"build:{build}", str(len(examples)))])
+        self.flush()
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._insert(CHECKPOINTS, [checkpoint], durable=True, replace=True)
@@ -243,8 +359,39 @@ class Ledger:
         return None if not rows else str(rows[0]["value"])
 
     def tasks(self, benchmark: str = "") -> list[Task]:
-        sql = "SELECT * FROM tasks WHERE benchmark = ? ORDER BY position"
-        return self._all(Task, sql, (benchmark,))
+        return list(self.stream_tasks(benchmark))
+
+    def stream_tasks(self, benchmark: str = "") -> Iterator[Task]:
+        """The same, a page at a time."""
+        return self._pages("benchmark = ?", (benchmark,))
+
+    def task(self, task_id: str, benchmark: str = "") -> Task | None:
+        sql = "SELECT * FROM tasks WHERE benchmark = ? AND task_id = ?"
+        return self._one(Task, sql, (benchmark, task_id))
+
+    def count_tasks(self, benchmark: str = "") -> int:
+        sql = "SELECT COUNT(*) AS n FROM tasks WHERE benchmark = ?"
+        return int(self.query(sql, (benchmark,))[0]["n"])
+
+    def unfinished(self, round: int) -> Iterator[Task]:
+        """The tasks of the pool without a final state in this round, in their order, a page at
+        a time; states may be set meanwhile."""
+        return self._pages(f"benchmark = '' AND {_UNFINISHED}", (round,))
+
+    def count_unfinished(self, round: int) -> int:
+        sql = f"SELECT COUNT(*) AS n FROM tasks WHERE benchmark = '' AND {_UNFINISHED}"
+        return int(self.query(sql, (round,))[0]["n"])
+
+    def _pages(self, where: str, args: tuple[Any, ...]) -> Iterator[Task]:
+        last = -1
+        while True:
+            sql = f"SELECT * FROM tasks WHERE {where} AND position > ? ORDER BY position LIMIT ?"
+            rows = self.query(sql, (*args, last, PAGE))
+            for row in rows:
+                yield _record(Task, row)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1]["position"]
 
     def completion(self, call_id: str) -> Completion | None:
         """The stored answer to a request, or None: it was never asked, or never answered."""
@@ -311,6 +458,12 @@ class Ledger:
         rows = self.query(f"SELECT completion FROM calls WHERE {clause}", tuple(where.values()))
         return [from_json(Completion, row["completion"]).usage for row in rows]
 
+    def tries(self, **where: str) -> list[Try]:
+        """What was sent and gave no answer, by the values of columns."""
+        clause = " AND ".join(f"{column} = ?" for column in where) or "1"
+        sql = f"SELECT * FROM tries WHERE {clause} ORDER BY sent"
+        return self._all(Try, sql, tuple(where.values()))
+
     def lineage(self, example_id: str) -> dict[str, Any]:
         """Everything behind an example: its solutions, their verdicts and their calls.
 
@@ -340,10 +493,13 @@ class Ledger:
         with self._lock:
             if hasattr(self, "_db"):
                 try:
-                    self.flush()
+                    self._commit()  # closing the last connection syncs it
                 finally:
                     self._db.close()
                     del self._db
+                    if self._wal is not None:
+                        os.close(self._wal)
+                        self._wal = None
             if self._claim is not None:
                 os.close(self._claim)
                 self._claim = None
@@ -404,10 +560,13 @@ _JSON_FIELDS = {
 }
 
 
+def _columns(table: _Table) -> list[str]:
+    return [f.name for f in dataclasses.fields(table.record)] + list(table.extra)
+
+
 def _create(table: _Table) -> str:
-    columns = [f.name for f in dataclasses.fields(table.record)] + list(table.extra)
-    key = ", ".join(table.key)
-    return f"CREATE TABLE IF NOT EXISTS {table.name} ({', '.join(columns)}, PRIMARY KEY ({key}))"
+    columns, key = ", ".join(_columns(table)), ", ".join(table.key)
+    return f"CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY ({key}))"
 
 
 def _row(record: Any) -> list[Any]:

@@ -38,14 +38,17 @@ class Price:
         return total / 1e6
 
     def at_most(self, messages: Sequence[Message], max_tokens: int) -> float:
-        """An upper bound of what a request can cost: no tokenizer makes more tokens than bytes."""
-        size = sum(
-            len(m.content.encode("utf-8", "replace")) + _OVERHEAD_PER_MESSAGE for m in messages
-        )
-        return self.cost(Usage(input_tokens=size, output_tokens=max_tokens))
+        """An upper bound of what a request can cost, in USD."""
+        return self.cost(most_tokens(messages, max_tokens))
 
 
 FREE = Price(0.0, 0.0, 0.0)
+
+
+def most_tokens(messages: Sequence[Message], max_tokens: int) -> Usage:
+    """An upper bound of a request's tokens: no tokenizer makes more tokens than bytes."""
+    size = sum(len(m.content.encode("utf-8", "replace")) + _OVERHEAD_PER_MESSAGE for m in messages)
+    return Usage(input_tokens=size, output_tokens=max_tokens, known=False)
 
 
 def price_of(model: str, base_url: str | None) -> Price | None:

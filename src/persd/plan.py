@@ -25,7 +25,7 @@ def plan(config: Config) -> dict[str, Any]:
 
     Raises UserError for what a run would refuse: a broken task, a missing key.
     """
-    tasks = read_pool(config)
+    tasks = list(read_pool(config))
     asked: list[tuple[Role, Endpoint]] = [("student", config.student)]
     asked += [("teacher", t) for t in config.teacher]
     for role, spec in asked:

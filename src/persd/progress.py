@@ -24,6 +24,9 @@ class Progress:
     def money(self, usd: float, cap_usd: float | None) -> None:
         """What the run has cost so far."""
 
+    def tick(self) -> None:
+        """About a second has passed in which nothing was done."""
+
     def say(self, text: str) -> None:
         """One line for the reader."""
 

@@ -131,6 +131,8 @@ class Solution:
     """What the author says of it: the embedded teacher's ``edit: ...``, ``rewrote: ...``."""
     benchmark: str = ""
     """Benchmark the sample was drawn for; empty: a task of the training pool."""
+    closeness: float | None = None
+    """Similarity to the attempt it repairs, 0-1 (``persd.closeness``); None: it repairs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,44 @@ class Call:
     completion: Completion
     versions: Mapping[str, str] = field(default_factory=dict)
     """What the answer depends on beside the question: model identity, package versions."""
+
+
+Outcome = Literal[
+    "in_flight",  # sent, and nothing came back yet
+    "lost",  # was in flight when its process died
+    "rate_limited",  # turned away for now: 429
+    "refused",  # turned away for good: a wrong key, an unknown model
+    "server_error",  # 5xx
+    "timeout",  # no answer in time
+    "connection",  # never reached, or broken off within the reply
+    "malformed",  # a reply that is not the protocol's
+    "unusable",  # a whole reply that holds no answer (empty, another model's); asked again
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One sending of a question that gave no answer, or none yet. An answered one is a Call."""
+
+    call_id: str
+    sent: float
+    """Unix time; with ``call_id`` the key."""
+    role: Literal["student", "teacher"]
+    model: str
+    purpose: str
+    task_id: str
+    round: int
+    usd_at_most: float | None
+    """What was held back for it; None: the price is not known."""
+    usage: Usage
+    """``known=False``: the most it can have been."""
+    outcome: Outcome = "in_flight"
+    usd: float | None = None
+    """What it cost (0.0: nothing); None: nobody said, so up to ``usd_at_most``."""
+    text: str = ""
+    """The reply, whole, where one came back."""
+    detail: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

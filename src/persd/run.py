@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,14 +14,14 @@ from typing import Literal, TypeVar
 
 from persd import tasks as task_sources
 from persd.calibrate import limits_from
-from persd.calls import Asker
+from persd.calls import Asker, Traffic
 from persd.config import Config, Endpoint, changed_keys, stage_of, to_json
 from persd.errors import UserError
 from persd.ledger import Ledger
-from persd.models import Role, is_served, open_model
+from persd.models import Role, Throttles, is_served, open_model
 from persd.money import FREE, Budget, Price, price_of
 from persd.progress import Progress
-from persd.records import OPEN_STATES, Solution, State, Task, TaskState, Verdict, content_id
+from persd.records import Solution, State, Task, TaskState, Verdict, content_id
 from persd.sandbox import Limits, Sandbox
 from persd.verify import Cache, Job, verify
 
@@ -64,6 +65,10 @@ class Run:
         self._stack = ExitStack()
         self._askers: dict[tuple[str, str], Asker] = {}
         self._budgets: dict[str, Budget] = {}
+        self._throttles: Throttles = {}
+        self.traffic = Traffic()
+        self.stopping = threading.Event()
+        """Set: finish what is paid for, begin nothing."""
         self._box: Sandbox | None = None
         self._verdicts = Cache()
         self._shown: list[str] = []
@@ -114,29 +119,37 @@ class Run:
             reached |= {"train"}  # later rounds' attempts came from what was trained
         return reached
 
-    def store_tasks(self, tasks: Sequence[Task]) -> list[Task]:
-        """Store the pool the first time; later, refuse tasks that are not the stored ones."""
-        stored = self.ledger.tasks()
-        if not stored:
-            if not tasks:
-                table = self.config.tasks
-                raise UserError(
-                    "it holds no task", where=table.path or table.source, hint="persd tasks check"
-                )
-            self.ledger.add_tasks(tasks)
-            return list(tasks)
-        kept, given = (
-            {t.task_id: content_id(replace(t, source="")) for t in ts} for ts in (stored, tasks)
-        )
-        if kept != given:
-            differ = sorted(i for i in kept.keys() | given.keys() if kept.get(i) != given.get(i))
+    def store_tasks(self, tasks: Iterable[Task]) -> None:
+        """Store the pool the first time; later, refuse tasks that are not the stored ones.
+
+        A stream of any length. Nothing is stored where drawing a task raises.
+        """
+        if self.ledger.count_tasks():
+            self._refuse_other_tasks(tasks)
+        elif not self.ledger.add_tasks(tasks):
+            table = self.config.tasks
+            raise UserError(
+                "it holds no task", where=table.path or table.source, hint="persd tasks check"
+            )
+
+    def _refuse_other_tasks(self, tasks: Iterable[Task]) -> None:
+        """Raise where the tasks differ from the stored ones in more than where they were read."""
+        given: set[str] = set()
+        differ = []
+        for task in tasks:
+            given.add(task.task_id)
+            stored = self.ledger.task(task.task_id)
+            if stored is None or _content(stored) != _content(task):
+                differ.append(task.task_id)
+        if len(given) != self.ledger.count_tasks():
+            differ += [t.task_id for t in self.ledger.stream_tasks() if t.task_id not in given]
+        if differ:
             raise UserError(
                 f"the tasks are not those the run began with ({len(differ)} differ, "
-                f"first: {differ[0]})",
+                f"first: {min(differ)})",
                 where=str(self.dir),
                 hint="bring the tasks back, or give run.dir another folder",
             )
-        return stored
 
     # -- who answers ----------------------------------------------------------------------
 
@@ -156,7 +169,12 @@ class Run:
             said = "SELECT 1 FROM calls WHERE role = ? AND model = ? LIMIT 1"
             answered = bool(self.ledger.query(said, (role, spec.model)))
             model = open_model(
-                spec, role, box=lambda: self.box, tasks=self.ledger.tasks, answered=answered
+                spec,
+                role,
+                box=lambda: self.box,
+                tasks=self.ledger.tasks,
+                answered=answered,
+                throttles=self._throttles,
             )
             price = price_for(spec, role)
             if spec.budget_usd is not None and price is None:
@@ -165,7 +183,16 @@ class Run:
                     hint=f"give {role}.price = {{ input = ..., output = ... }} "
                     "in USD per million tokens",
                 )
-            found = Asker(model, role, self.ledger, price, self._budget(role, place, spec, price))
+            found = Asker(
+                model,
+                role,
+                self.ledger,
+                price,
+                self._budget(role, place, spec, price),
+                traffic=self.traffic,
+                stopping=self.stopping,
+                tick=self.progress.tick,
+            )
             self._askers[role, place] = found
         return found
 
@@ -173,9 +200,13 @@ class Run:
         key = f"{role} {place}"
         if key not in self._budgets:
             spent = self.ledger.spent(role=role, model=spec.model)
-            # calls made before the user gave a price count at that price
-            unpriced = self.ledger.unpriced(role=role, model=spec.model) if price else []
-            spent += sum(price.cost(usage) for usage in unpriced) if price else 0.0
+            if price is not None:
+                # what was paid before the user gave a price counts at that price, and what was
+                # sent without an answer at the most it can have cost
+                unpriced = self.ledger.unpriced(role=role, model=spec.model)
+                spent += sum(price.cost(usage) for usage in unpriced)
+                tries = self.ledger.tries(role=role, model=spec.model)
+                spent += sum(price.cost(t.usage) if t.usd is None else t.usd for t in tries)
             self._budgets[key] = Budget(spec.budget_usd, spent)
         return self._budgets[key]
 
@@ -241,16 +272,12 @@ class Run:
 
     # -- rounds and states ----------------------------------------------------------------
 
-    def begin_round(self, round: int) -> list[Task]:
+    def begin_round(self, round: int) -> Unfinished:
         """The tasks that have no final state in this round yet."""
-        states = self.ledger.states(round)
-        tasks = self.ledger.tasks()
-        todo = [
-            t for t in tasks if t.task_id not in states or states[t.task_id].state in OPEN_STATES
-        ]
+        todo = self.ledger.count_unfinished(round)
         if todo:
-            self.progress.stage(f"round {round}", len(todo))
-        return todo
+            self.progress.stage(f"round {round}", todo)
+        return Unfinished(self.ledger, round)
 
     def end(self, case: Case, round: int, state: State, detail: str = "") -> None:
         """A task's end in a round."""
@@ -265,11 +292,14 @@ class Run:
                 direct_id=case.direct.solution_id if case.direct else None,
             )
         )
-        caps = [t.budget_usd for t in self.config.teacher if t.budget_usd is not None]
-        self.progress.money(
-            sum(a.budget.spent_usd for a in self._askers.values()), sum(caps) if caps else None
-        )
+        self._tell_money()
         self.progress.step(1, **{state: 1})
+
+    def _tell_money(self) -> None:
+        budgets = [b for b in self._budgets.values() if b.cap_usd is not None]
+        caps = [b.cap_usd for b in budgets if b.cap_usd is not None]
+        spent = sum(b.spent_usd for b in self._budgets.values())
+        self.progress.money(spent, sum(caps) if caps else None)
 
     def close(self) -> None:
         """Let the calls under way end, then close models, sandbox and ledger. Safe twice."""
@@ -285,6 +315,22 @@ class Run:
         self.close()
 
 
+def _content(task: Task) -> str:
+    """What a task is, wherever it was read."""
+    return content_id(replace(task, source=""))
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A round's tasks that have no final state yet, read from the ledger a page at a time."""
+
+    ledger: Ledger
+    round: int
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.ledger.unfinished(self.round)
+
+
 def limits_of(config: Config) -> Limits | None:
     """A config's limits on a program, or None: the judge's own."""
     return limits_from(config.verify.timeout, config.verify.memory_mb)
@@ -295,24 +341,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load_pool(run: Run) -> list[Task]:
-    """The run's tasks: read from their source and held against what the run began with.
+def load_pool(run: Run) -> None:
+    """Read the run's tasks from their source and hold them against what the run began with.
 
     A source on the Hub is not fetched again once its tasks are stored.
     """
     table = run.config.tasks
-    if table.path is None and table.source in ("humaneval", "mbpp") and run.ledger.tasks():
-        return run.ledger.tasks()
-    return run.store_tasks(read_pool(run.config))
+    on_hub = table.path is None and table.source in ("humaneval", "mbpp")
+    if not (on_hub and run.ledger.count_tasks()):
+        run.store_tasks(read_pool(run.config))
 
 
-def read_pool(config: Config) -> list[Task]:
+def read_pool(config: Config) -> Iterator[Task]:
     """The tasks a config names, read from their source. Raises UserError at the first fault."""
     table = config.tasks
-    return list(
-        task_sources.load(
-            table.source, path=table.path, limit=table.limit, split="train", seed=config.run.seed
-        )
+    return task_sources.load(
+        table.source, path=table.path, limit=table.limit, split="train", seed=config.run.seed
     )
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from persd.records import Completion, Request, Task
+from persd.errors import UserError
+from persd.records import Completion, Outcome, Request, Task
 
 if TYPE_CHECKING:
     from persd.config import Endpoint
     from persd.sandbox import Sandbox
+    from persd.throttle import Throttle
 
 Role = Literal["student", "teacher"]
 
@@ -25,7 +27,27 @@ EMBEDDED_STUDENT = Path(__file__).parent.parent / "lab" / "student"
 
 
 class ModelUnavailable(Exception):
-    """The model did not answer (endpoint down, retries used up); nothing was received."""
+    """The model has no answer to this question, and would have none if it were asked again."""
+
+
+class TryAgain(Exception):
+    """A call that failed as it may not the next time. ``persd.calls`` decides whether and when."""
+
+    def __init__(
+        self,
+        kind: Outcome,
+        detail: str,
+        *,
+        wait: float | None = None,
+        billed: bool = False,
+        reply: Completion | None = None,
+        mend: UserError | None = None,
+    ) -> None:
+        """``wait``: seconds the endpoint asked for. ``billed``: it may have been computed and
+        so be billed. ``reply``: what came back, where it was whole. ``mend``: what to tell the
+        user should it never succeed."""
+        super().__init__(detail)
+        self.kind, self.wait, self.billed, self.reply, self.mend = kind, wait, billed, reply, mend
 
 
 class Model(Protocol):
@@ -54,11 +76,17 @@ class Model(Protocol):
         """How many batches may be under way at once, each in a thread of its own."""
         ...
 
+    @property
+    def throttle(self) -> Throttle | None:
+        """The limiter of its endpoint, which every call passes; None: it runs in this process,
+        costs nothing and is not tried again."""
+        ...
+
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in their order; at most ``batch`` requests.
 
-        Raises ModelUnavailable where no answer could be had, UserError where only the user
-        can mend it (a wrong key, an unknown model).
+        Raises TryAgain where the next try may succeed, ModelUnavailable where there is no
+        answer, UserError where only the user can mend it (a wrong key, an unknown model).
         """
         ...
 
@@ -88,13 +116,15 @@ def open_model(
     box: Callable[[], Sandbox],
     tasks: Callable[[], list[Task]],
     answered: bool = False,
+    throttles: Throttles | None = None,
 ) -> Model:
     """The model a config names; the module that speaks to it is imported here and not before.
 
     ``box`` gives the sandbox an embedded teacher searches in, ``tasks`` the run's tasks, which
     carry the replies of the paper's release; ``answered`` says that this model has answered
-    this run before, so that a refusal is about a prompt and not the settings. Raises UserError
-    for a missing key or checkpoint.
+    this run before, so that a refusal is about a prompt and not the settings; ``throttles``
+    holds the limiters of a run, which its models share. Raises UserError for a missing key or
+    checkpoint.
     """
     kind, _, rest = spec.model.partition(":")
     if is_served(spec, role):
@@ -105,10 +135,11 @@ def open_model(
             base_url=spec.base_url,
             api=spec.api or "chat",
             api_key_env=spec.api_key_env,
-            in_flight=spec.max_in_flight,
+            timeout=spec.timeout,
             answered=answered,
         )
         served.check()
+        served.throttle = throttle_for(spec, {} if throttles is None else throttles)
         return served
     if kind == "scripted" and rest:
         from persd.models import scripted
@@ -130,6 +161,25 @@ def open_model(
         batch=spec.batch,
         name="lab" if spec.model == "lab" else None,
     )
+
+
+#: Limiters by endpoint, model and the variable that names the key.
+Throttles = dict[tuple[str | None, str, str], "Throttle"]
+
+
+def throttle_for(spec: Endpoint, throttles: Throttles) -> Throttle:
+    """The limiter of an endpoint: one for all who ask the same model with the same key.
+
+    Where they were given different limits, the first one's hold.
+    """
+    from persd.throttle import Throttle
+
+    key = (spec.base_url, spec.model, spec.api_key_env)
+    if key not in throttles:
+        throttles[key] = Throttle(
+            spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute
+        )
+    return throttles[key]
 
 
 def checkpoint_of(model: str) -> str:

@@ -51,6 +51,8 @@ class LocalModel:
     Raises UserError at once where the checkpoint is not there.
     """
 
+    throttle = None
+
     def __init__(
         self,
         model: str,

@@ -1,35 +1,52 @@
 """Any OpenAI-compatible endpoint, chat or plain completions, through the openai SDK.
 
-OpenAI, vLLM, SGLang, Ollama, llama.cpp and gateways speak it. The SDK's own retries are
-off: a retry is ours to make, so that it is seen and counted. The key is read from the
+OpenAI, vLLM, SGLang, Ollama, llama.cpp and gateways speak it. A call is one try: the SDK's own
+retries are off, and what may succeed the next time is raised as TryAgain, so that every try
+passes the limiter and the budget and is counted (``persd.calls``). The key is read from the
 environment when the first call is made and is never stored, logged or put in a ledger.
+
+A reply is read as plain JSON, field by field: endpoints differ in all but the outline. Each
+thread has a client and a connection of its own, which costs half the CPU time of a shared pool.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from persd.errors import UserError
-from persd.models import ModelUnavailable
+from persd.models import TryAgain
 from persd.money import is_loopback
-from persd.records import Completion, Request, Usage
+from persd.records import Completion, Message, Outcome, Request, Usage
+from persd.throttle import Throttle, seconds_of
 
-#: Tries of one call, and the longest it may take with all its waits, in seconds.
-TRIES, PATIENCE = 6, 120.0
 #: Settings that a model may refuse.
 _SETTINGS = frozenset({"max_tokens", "temperature", "top_p", "seed"})
-#: Longest one answer may take, in seconds.
-TIMEOUT = 300.0
+#: Seconds to reach an endpoint.
+_CONNECT = 20.0
+#: How endpoints say why they stopped, where they do not say it as OpenAI does.
+_FINISH = {
+    "content_filter": "filtered",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "": "stop",
+}
 
 
 class OpenAIModel:
     """A served model.
 
-    Raises UserError where the key is missing or refused, or the endpoint does not know the
-    model; ModelUnavailable where it did not answer within ``TRIES`` tries.
+    Raises UserError where the key is missing or refused, the account has no money left, or the
+    endpoint does not know the model; TryAgain where the next try may be answered.
     """
 
     batch = 1
@@ -42,27 +59,82 @@ class OpenAIModel:
         api: Literal["chat", "completions"] = "chat",
         api_key_env: str = "OPENAI_API_KEY",
         in_flight: int = 16,
+        timeout: float = 300.0,
         answered: bool = False,
     ) -> None:
+        """``timeout``: seconds the endpoint may be silent within a call."""
         self.name = model
-        self.in_flight = in_flight
+        self.throttle = Throttle(in_flight)
         self._base_url, self._api, self._key_env = base_url, api, api_key_env
+        self._timeout = timeout
         self.identity: Mapping[str, str] = {
             "model": model,
             "endpoint": base_url or "default",
             "api": api,
         }
-        self._client: Any = None
+        self._clients: list[Any] = []
+        self._own = threading.local()
         self._lock = threading.Lock()
+        self._tls: Any = None
         self._unsupported: frozenset[str] = frozenset()
         self._answered = answered
+        self._called: str | None = None
+        """The model's name as the endpoint spells it, where that is not the one asked for."""
+
+    @property
+    def in_flight(self) -> int:
+        return self.throttle.most
+
+    @property
+    def where(self) -> str:
+        """The endpoint, for messages."""
+        return self._base_url or "the OpenAI API"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         return [self._one(r) for r in requests]
 
     def check(self) -> None:
-        """Raise UserError now if the key is missing, before a run has begun."""
+        """Raise UserError now if the key is missing, before a run has begun; if not, begin to
+        load what the first call needs (most of a second), while the run does other things."""
         self._key()
+        threading.Thread(target=self._certificates, name="import openai", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            for client in self._clients:
+                client.close()
+            self._clients.clear()
+            self._own = threading.local()
+
+    # -- the connection -------------------------------------------------------------------
+
+    def client(self) -> Any:
+        """This thread's ``openai.OpenAI``."""
+        if not hasattr(self._own, "client"):
+            import httpx2
+            import openai
+
+            timeout = httpx2.Timeout(self._timeout, connect=min(_CONNECT, self._timeout))
+            self._own.client = openai.OpenAI(
+                api_key=self._key(),
+                base_url=self._base_url,
+                max_retries=0,
+                timeout=timeout,
+                http_client=openai.DefaultHttpxClient(verify=self._certificates(), timeout=timeout),
+            )
+            with self._lock:
+                self._clients.append(self._own.client)
+        return self._own.client
+
+    def _certificates(self) -> Any:
+        """What all clients check servers by; reading it costs more than a call."""
+        import httpx2
+        import openai  # noqa: F401
+
+        with self._lock:
+            if self._tls is None:
+                self._tls = httpx2.create_ssl_context()
+        return self._tls
 
     def _key(self) -> str:
         key = os.environ.get(self._key_env, "")
@@ -76,77 +148,45 @@ class OpenAIModel:
             )
         return key
 
-    def _connect(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                import openai
-                import stamina
-
-                # the command line speaks; a library's log lines would break into it
-                stamina.instrumentation.set_on_retry_hooks([])
-                self._client = openai.OpenAI(
-                    api_key=self._key(), base_url=self._base_url, max_retries=0, timeout=TIMEOUT
-                )
-        return self._client
+    # -- one try --------------------------------------------------------------------------
 
     def _one(self, request: Request) -> Completion:
         import openai
-        import stamina
 
-        client = self._connect()
-        again = (
-            openai.APIConnectionError,
-            openai.RateLimitError,
-            openai.InternalServerError,
-            openai.ConflictError,
-        )
         try:
-            for attempt in stamina.retry_context(
-                on=again, attempts=TRIES, timeout=PATIENCE, wait_initial=1.0, wait_max=20.0
-            ):
-                with attempt:
-                    return self._ask(client, request)
-        except again as e:
-            raise ModelUnavailable(f"{self.name}: {_short(e)}") from e
+            reply = self._send_supported(request)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as e:
             # before anything was answered the settings are at fault; later, this one prompt is
             if not self._answered:
                 raise self._mend(e) from e
             return Completion("", finish="rejected", note=_short(e))
         except openai.APIStatusError as e:
-            raise self._mend(e) from e
-        except (ValueError, openai.APIError) as e:  # no JSON, or none of the protocol's
-            raise self._no_endpoint(_short(e)) from e
-        raise AssertionError("unreachable: the retry context returns or raises")
-
-    def _ask(self, client: Any, request: Request) -> Completion:
-        reply = self._send_supported(client, request)
+            raise self._status(e) from e
+        except openai.APIConnectionError as e:
+            raise self._broken(e) from e
+        except openai.OpenAIError as e:  # the SDK cannot make the call at all
+            raise UserError(f"{self.name}: {_short(e)}", where=self.where) from e
+        self.throttle.told(reply.headers)
+        completion = self._completion(reply.text, request)
         self._answered = True
-        choices = getattr(reply, "choices", ())
-        if not isinstance(choices, list):
-            raise self._no_endpoint(f"the reply is {_short(str(reply))[:80]!r}")
-        model = reply.model if isinstance(reply.model, str) else ""
-        if not choices:
-            return Completion("", finish="empty", usage=_usage(reply), model=model)
-        choice = choices[0]
-        said = choice.text if self._api == "completions" else choice.message.content
-        finish = choice.finish_reason if isinstance(choice.finish_reason, str) else "stop"
-        return Completion(_text(said), finish, _usage(reply), model=model)
+        return completion
 
-    def _send_supported(self, client: Any, request: Request) -> Any:
+    def _send_supported(self, request: Request) -> Any:
         """Send, and send again without each setting that is refused by name: reasoning models
         take no sampling settings, and say so one at a time."""
+        import httpx2
         import openai
 
         while True:
             try:
-                return self._send(client, request)
+                path, body = self.payload(request)
+                return self.client().post(path, cast_to=httpx2.Response, body=body)
             except openai.BadRequestError as e:
-                if e.param not in _SETTINGS - self._unsupported:
+                if not self.refuses(e.param, body):
                     raise
-                self._unsupported |= {str(e.param)}
 
-    def _send(self, client: Any, request: Request) -> Any:
+    def payload(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """The path below the base URL and the JSON body that ask this question."""
         settings: dict[str, Any] = {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
@@ -157,20 +197,126 @@ class OpenAIModel:
             settings["max_completion_tokens"] = request.max_tokens
         sent = {k: v for k, v in settings.items() if k not in self._unsupported}
         if self._api == "completions":
-            prompt = _encodable(request.prompt)
-            return client.completions.create(model=self.name, prompt=prompt, **sent)
-        turns = [{"role": m.role, "content": _encodable(m.content)} for m in request.messages]
-        return client.chat.completions.create(model=self.name, messages=turns, **sent)
+            return "/completions", {
+                "model": self.name,
+                "prompt": _encodable(request.prompt),
+                **sent,
+            }
+        turns = [_turn(m) for m in request.messages]
+        return "/chat/completions", {"model": self.name, "messages": turns, **sent}
 
-    def _no_endpoint(self, what: str) -> UserError:
+    def refuses(self, setting: str | None, body: Mapping[str, Any]) -> bool:
+        """Whether the model was sent a setting that it takes not, which it then is no more."""
+        known = setting is not None and setting in _SETTINGS and setting in body
+        if known:
+            with self._lock:
+                self._unsupported |= {str(setting)}
+        return known
+
+    # -- what came back -------------------------------------------------------------------
+
+    def _completion(self, text: str, request: Request) -> Completion:
+        try:
+            plain = json.loads(text)
+        except ValueError:
+            plain = None
+        found = self.read(plain, request)
+        if found is None:
+            raise TryAgain(
+                "malformed",
+                f"the reply is {text[:80]!r}",
+                billed=True,
+                reply=Completion(text, finish="malformed", usage=Usage(known=False)),
+                mend=None if self._answered else self._no_endpoint(text),
+            )
+        if found.finish in ("empty", "other_model"):
+            detail = found.note or f"the reply is {found.finish.replace('_', ' ')}"
+            raise TryAgain("unusable", detail, billed=True, reply=found)
+        return found
+
+    def read(self, plain: Any, request: Request) -> Completion | None:
+        """The completion in a reply's JSON; None: it is not the protocol's.
+
+        ``finish`` is ``stop``, ``length`` (the text is cut), ``filtered``, ``refused``,
+        ``empty`` (no choice, or a teacher that says nothing), ``other_model``, or the
+        endpoint's own word; only ``stop`` is an answer that may be taken for code.
+        """
+        if not isinstance(plain, dict) or not isinstance(plain.get("choices"), list):
+            return None
+        model = plain["model"] if isinstance(plain.get("model"), str) else ""
+        usage = _usage(plain.get("usage"))
+        choice = plain["choices"][0] if plain["choices"] else None
+        if choice is None:
+            return Completion("", "empty", usage, model=model)
+        if not isinstance(choice, dict):
+            return None
+        told = choice.get("message") if self._api == "chat" else choice
+        if not isinstance(told, dict):
+            return None
+        text = _text(told.get("content" if self._api == "chat" else "text"))
+        said = choice.get("finish_reason")
+        finish = _FINISH.get(said, said) if isinstance(said, str) else "stop"
+        refusal = _text(told.get("refusal"))
+        if refusal and not text:
+            text, finish = refusal, "refused"
+        elif not text.strip() and finish == "stop" and request.purpose != "attempt":
+            finish = "empty"
+        if not self._is_own_name(model):
+            note = f"answered by {model}, asked was {self.name}"
+            return Completion(text, "other_model", usage, model=model, note=note)
+        return Completion(text, finish, usage, model=model)
+
+    def _is_own_name(self, told: str) -> bool:
+        """Whether this is how the endpoint spells the model that was asked for.
+
+        The name, with or without its owner and version, or else whatever name the first reply
+        gave: local servers name a file. Where a reply has named the model itself, no other
+        name will do: a gateway has passed the question on to another model.
+        """
+        if not told or _same_model(self.name, told):
+            self._called = self.name if told else self._called
+            return True
+        if self._called is None:
+            self._called = told
+        return told == self._called
+
+    def _status(self, error: Any) -> Exception:
+        status = error.status_code
+        wait = _retry_after(error.response.headers)
+        if status == 429 and error.code == "insufficient_quota":
+            return UserError(
+                f"{self.name} refused the call (429): {_short(error)}",
+                where=self.where,
+                hint="the account behind the key has no money left; add some, then run it again",
+            )
+        if status == 429:
+            return TryAgain("rate_limited", _short(error), wait=wait)
+        if status in (408, 409, 425) or status >= 500:
+            silent = self._api == "chat" and not self._answered
+            hint = '; if it is a base model, set api = "completions"' if silent else ""
+            return TryAgain("server_error", f"{status}: {_short(error)}{hint}", wait=wait)
+        return self._mend(error)
+
+    def _broken(self, error: Any) -> TryAgain:
+        """No whole reply came. What was never sent costs nothing."""
+        import httpx2
+        import openai
+
+        cause = error.__cause__
+        unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+        timed_out = isinstance(error, openai.APITimeoutError)
+        kind: Outcome = "timeout" if timed_out else "connection"
+        detail = f"no answer within {self._timeout:g} s" if timed_out else _short(cause or error)
+        return TryAgain(kind, detail, billed=not unsent)
+
+    def _no_endpoint(self, text: str) -> UserError:
         return UserError(
-            f"{self.name}: not an OpenAI-compatible endpoint: {what}",
-            where=self._base_url or "the OpenAI API",
+            f"{self.name}: not an OpenAI-compatible endpoint: the reply is {_short(text)[:80]!r}",
+            where=self.where,
             hint="check base_url; it usually ends in /v1",
         )
 
     def _mend(self, error: Any) -> UserError:
-        where = self._base_url or "the OpenAI API"
         hints = {
             401: f"check the key in {self._key_env}",
             403: f"check what the key in {self._key_env} may use",
@@ -179,34 +325,64 @@ class OpenAIModel:
         hint = hints.get(error.status_code, "check the model's settings in the config")
         return UserError(
             f"{self.name} refused the call ({error.status_code}): {_short(error)}",
-            where=where,
+            where=self.where,
             hint=hint,
         )
 
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+
+def _turn(message: Message) -> dict[str, str]:
+    return {"role": message.role, "content": _encodable(message.content)}
 
 
-def _usage(reply: Any) -> Usage:
-    told = getattr(reply, "usage", None)
-    asked, said = (_count(told, n) for n in ("prompt_tokens", "completion_tokens"))
+#: What may follow a model's name and leave it the same model: a date or version.
+_VERSION = re.compile(r"[-@:_](latest|main|\d[\d.\-]*|v\d[\w.]*)")
+
+
+def _same_model(asked: str, told: str) -> bool:
+    """Whether two names differ in owner and version at most."""
+    short, long = sorted((n.lower().rsplit("/", 1)[-1] for n in (asked, told)), key=len)
+    rest = long.removeprefix(short)
+    return long.startswith(short) and (not rest or _VERSION.fullmatch(rest) is not None)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that an endpoint asks to wait: ``retry-after-ms``, or ``retry-after`` in seconds
+    or as a date."""
+    from email.utils import parsedate_to_datetime
+    from time import time
+
+    in_ms = seconds_of(headers.get("retry-after-ms", ""))
+    if in_ms is not None:
+        return in_ms / 1000
+    told = headers.get("retry-after", "")
+    seconds = seconds_of(told)
+    if seconds is not None or not told:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _usage(told: Any) -> Usage:
+    if not isinstance(told, dict):
+        return Usage(known=False)
+    asked, said = (_count(told.get(n)) for n in ("prompt_tokens", "completion_tokens"))
     if asked is None or said is None:
         return Usage(known=False)
-    cached = _count(getattr(told, "prompt_tokens_details", None), "cached_tokens") or 0
-    return Usage(asked, said, min(cached, asked))
+    details = told.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return Usage(asked, said, min(cached or 0, asked))
 
 
-def _count(told: Any, name: str) -> int | None:
-    value = getattr(told, name, None)
+def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
 def _text(said: Any) -> str:
     """The text of a reply; some endpoints give it as a list of parts."""
     if isinstance(said, list):
-        parts = (p.get("text") if isinstance(p, dict) else getattr(p, "text", "") for p in said)
+        parts = (p.get("text") for p in said if isinstance(p, dict))
         return "".join(p for p in parts if isinstance(p, str))
     return said if isinstance(said, str) else ""
 

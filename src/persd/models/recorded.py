@@ -22,6 +22,7 @@ class RecordedModel:
 
     batch = 1
     in_flight = 1
+    throttle = None
 
     def __init__(self, name: str, texts: Mapping[_Key, Completion]) -> None:
         self.name = name

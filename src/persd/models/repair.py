@@ -45,6 +45,7 @@ class RepairTeacher:
     name = "lab"
     batch = 1
     in_flight = 2
+    throttle = None
 
     def __init__(
         self,

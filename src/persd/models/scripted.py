@@ -14,6 +14,7 @@ from typing import Any
 
 from persd.errors import UserError
 from persd.records import Completion, Request, Usage, content_id
+from persd.throttle import Throttle
 
 Script = Callable[[Request], str | Completion]
 
@@ -29,12 +30,15 @@ class ScriptedModel:
         version: str = "1",
         batch: int = 1,
         in_flight: int = 1,
+        throttle: Throttle | None = None,
     ) -> None:
+        """``throttle``: to be asked as a served model is, with tries, limits and money."""
         self._script = script
         self.name = name
         self.identity: Mapping[str, str] = {"model": name, "script": version}
         self.batch = batch
         self.in_flight = in_flight
+        self.throttle = throttle
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         return [self._answer(r) for r in requests]
