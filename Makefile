@@ -8,7 +8,7 @@ VENV_FLAGS ?=
 EXTRAS := train,dev
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench bench-judge constraints clean
+.PHONY: setup demo test lint format bench bench-judge bench-collect constraints clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ bench: setup
 # The judge against its peers, which it installs beside itself (about 800 MB); a few minutes.
 bench-judge: setup
 	$(BIN)/python bench/judge.py
+
+# Asking a served teacher against its floors and peers, installed like those (about 1.5 GB); ten minutes.
+bench-collect: setup
+	$(BIN)/python bench/collect.py
 
 constraints: setup
 	@echo "# Pinned versions of everything 'make setup' installs; 'make constraints' writes it anew." > constraints.txt

@@ -16,6 +16,7 @@ from persd.records import (
     Example,
     Kind,
     Message,
+    Outcome,
     Rejected,
     Solution,
     State,
@@ -24,6 +25,7 @@ from persd.records import (
     TaskState,
     Test,
     TestResult,
+    Try,
     Usage,
     Verdict,
 )
@@ -92,6 +94,7 @@ def one_case(
     *,
     repairs: tuple[tuple[str, Status], ...] = (),
     round: int = 1,
+    usd: float = 0.01,
 ) -> None:
     """A task that failed its attempt and had some repairs (note, status), in their order."""
     name = f"t{number}{'' if round == 1 else f'-r{round}'}"
@@ -105,7 +108,8 @@ def one_case(
         made = replace(made, attempt=n, note=note, parent=attempt.solution_id)
         ledger.add_solution(made)
         ledger.add_verdict(a_verdict(made.solution_id, status))
-        ledger.add_calls([a_call(f"call-{made.solution_id}", 0.01, round=round)])
+        call = a_call(f"call-{made.solution_id}", usd, round=round, task_id=f"t{number}")
+        ledger.add_calls([call])
         last = made.solution_id
     direct = a_solution(f"{name}-d", "direct", "def f(x):\n    return x + 2\n")
     ledger.add_solution(replace(direct, task_id=f"t{number}"))
@@ -165,6 +169,114 @@ def fill(ledger: Ledger, *, source: str = "jsonl") -> None:
     left_out = Rejected("persd", "t1", 1, "task", "undefined_names", HOSTILE)
     ledger.add_build("b1", [example, replace(example, example_id="e2", task_id="t2")], [left_out])
     ledger.add_build("b2", [], [])
+
+
+def served(
+    ledger: Ledger,
+    name: str,
+    kind: Kind,
+    usd: float | None,
+    status: Status | None = None,
+    **changes: Any,
+) -> None:
+    """A solution named ``m<task>-...`` with its call and its verdict, if there is one."""
+    made = replace(a_solution(name, kind, REPAIR, parent=None), **{"author": "small", **changes})
+    ledger.add_solution(made)
+    if status is not None:
+        ledger.add_verdict(a_verdict(name, status))
+    ledger.add_calls(
+        [
+            a_call(
+                f"call-{name}",
+                usd,
+                role="student" if kind == "attempt" else "teacher",
+                model=made.author,
+                purpose=kind,
+                task_id=made.task_id,
+                round=made.round,
+                completion=Completion("x", usage=Usage(100, 10, 40), usd=usd),
+                versions={"endpoint": "https://example.org/v1"},
+            )
+        ]
+    )
+
+
+def a_try(number: int, task_id: str, outcome: Outcome, usd: float | None, **changes: Any) -> Try:
+    found = Try(
+        call_id=f"tried-{number}",
+        sent=float(number),
+        role="teacher",
+        model="small",
+        purpose="refinement",
+        task_id=task_id,
+        round=1,
+        usd_at_most=0.05,
+        usage=Usage(500, 100, known=False),
+        outcome=outcome,
+        usd=usd,
+    )
+    return replace(found, **changes)
+
+
+def fill_served(ledger: Ledger) -> None:
+    """A run that pays: a served student, a cascade of two teachers, tries without an answer.
+
+    In USD: a direct answer 0.002, an attempt 0.0001, an evaluation's sample 0.0002.
+    """
+    config = {
+        "run": {"rounds": 2},
+        "tasks": {"source": "jsonl"},
+        "student": {"model": "pupil", "base_url": "https://example.org/v1"},
+        "teacher": [{"model": "small"}, {"model": "big"}],
+    }
+    ledger.set_meta("config", json.dumps(config))
+    ledger.add_tasks([a_task(i, task_id=f"m{i}") for i in range(6)])
+    served(ledger, "m4-d0", "direct", 0.002, code=None, finish="refused")
+    for n in range(6):
+        served(ledger, f"m{n}-d", "direct", 0.002, "failed" if n == 5 else "passed")
+    for n in range(5):
+        status: Status = "passed" if n == 3 else "failed"
+        served(ledger, f"m{n}-a", "attempt", 0.0001, status, author="pupil")
+    served(ledger, "m2-b", "attempt", 0.0001, "failed", author="pupil", round=2)
+    for n in range(3):
+        name = f"m0-e{n}"
+        served(ledger, name, "attempt", 0.0002, author="pupil", round=0, benchmark="held-out")
+    _fill_repairs(ledger)
+    ended: list[tuple[str, int, State]] = [
+        ("m0", 1, "refined"),
+        ("m1", 1, "refined"),
+        ("m2", 1, "refused"),
+        ("m2", 2, "refined"),
+        ("m3", 1, "solved"),
+        ("m5", 1, "direct_failed"),
+    ]
+    for task_id, round, state in ended:
+        ledger.set_state(TaskState(task_id, round, state))
+    student = {"role": "student", "model": "pupil", "purpose": "attempt"}
+    for ended_try in (
+        a_try(1, "m0", "rate_limited", 0.0),
+        a_try(2, "m0", "rate_limited", 0.0),
+        a_try(3, "m0", "timeout", None),
+        a_try(4, "m1", "unusable", 0.003),
+        a_try(5, "m2", "lost", None, model="big", usd_at_most=0.08),
+        a_try(6, "m3", "connection", 0.0, **student),
+    ):
+        ledger.end_try(ended_try)
+
+
+def _fill_repairs(ledger: Ledger) -> None:
+    def repair(name: str, usd: float, number: int, status: Status | None, **more: Any) -> None:
+        served(ledger, name, "refinement", usd, status, attempt=number, **more)
+
+    repair("m0-r1", 0.004, 1, "passed", closeness=0.9)
+    repair("m1-r1", 0.004, 1, "failed", closeness=0.8)
+    repair("m1-r2", 0.005, 2, "error", closeness=0.6)
+    repair("m1-r3", 0.03, 3, "passed", closeness=0.7, author="big")
+    repair("m2-r1", 0.006, 1, "syntax", code=None, finish="length")
+    repair("m2-r2", 0.004, 2, "failed", closeness=0.5)
+    repair("m2-r3", 0.03, 3, "timeout", closeness=0.4, author="big")
+    repair("m4-r1", 0.004, 1, None)
+    repair("m2-r4", 0.004, 1, "passed", closeness=1.0, round=2)
 
 
 VOID = {"meta", "br", "col", "input", "img", "link", "hr"}

@@ -17,7 +17,7 @@ import pytest
 from persd.errors import UserError
 from test_kill import load_bench
 
-kill = load_bench("kill")
+endpoint, kill = load_bench("endpoint"), load_bench("kill")
 
 
 def persd(*args: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -232,8 +232,8 @@ def test_a_wrong_flag_is_one_line(args: list[str]) -> None:
 
 
 def test_an_interrupt_is_told_and_nothing_is_lost(config: Path, tmp_path: Path) -> None:
-    with kill.Teacher(latency=0.2).serve() as url:
-        slow = f'teacher={{model="x", base_url="{url}", max_in_flight=1}}'
+    with endpoint.serve(endpoint.Settings(latency=0.2)) as server:
+        slow = f'teacher={{model="x", base_url="{server.url}", max_in_flight=1}}'
         process = subprocess.Popen(
             [sys.executable, "-m", "persd.cli", "collect", str(config), "--set", slow],
             stdout=subprocess.DEVNULL,

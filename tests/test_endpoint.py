@@ -138,10 +138,11 @@ def test_many_requests_on_one_connection_are_answered_in_order(
     port = int(server.url.split(":")[2].removesuffix("/v1"))
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         for start in range(0, len(raw), 1021):  # in pieces, and ahead of the answers
-            connection.sendall(raw[start : start + 37])
+            connection.sendall(raw[start : start + 1021])
         said = b""
         while said.count(b"HTTP/1.1 200 OK") < count or not said.endswith(b"}}"):
-            said += connection.recv(65536)
+            said += (more := connection.recv(65536))
+            assert more, "the connection was closed"
     found = [said.find(f"x * {n}\\n".encode()) for n in range(count)]
     assert found == sorted(found)
     assert found[0] > 0

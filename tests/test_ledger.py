@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import make_task
+from persd import ledger as ledger_module
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.records import (
@@ -26,8 +32,11 @@ from persd.records import (
     Message,
     Rejected,
     Solution,
+    State,
+    Task,
     TaskState,
     TestResult,
+    Try,
     Usage,
     Verdict,
 )
@@ -222,3 +231,322 @@ def test_a_reply_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         for i in range(acknowledged + 1):
             assert ledger.completion(f"c{i}") is not None
             assert ledger.solution(f"s{i}") is not None
+
+
+# -- many threads, one disk ---------------------------------------------------------------------
+
+MANY = """
+import sys, threading
+sys.path.insert(0, {tests!r})
+from persd.ledger import Ledger
+from test_ledger import make_call, make_try
+ledger = Ledger({run!r})
+lock = threading.Lock()
+def write(n):
+    i = 0
+    while True:
+        ledger.begin_try(make_try(f"{{n}}-{{i}}"))
+        ledger.add_calls([make_call(f"{{n}}-{{i}}")])
+        with lock:
+            print(f"{{n}}-{{i}}", flush=True)
+        i += 1
+for n in range(32):
+    threading.Thread(target=write, args=(n,)).start()
+"""
+
+
+def test_replies_acknowledged_to_many_threads_survive_kill_9(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    code = MANY.format(tests=str(Path(__file__).parent), run=run)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline().strip() for _ in range(300)]
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().split("\n")[:-1]
+    process.wait()
+    with Ledger(run) as ledger:
+        for call_id in acknowledged + rest:
+            assert ledger.completion(call_id) is not None
+        # of every thread at most the last try is without an answer, and none has both
+        lost = [t.call_id for t in ledger.tries()]
+        assert {t.outcome for t in ledger.tries()} <= {"lost"}
+        assert len({c.split("-")[0] for c in lost}) == len(lost)
+        assert all(ledger.completion(c) is None for c in lost)
+
+
+class SlowDisk:
+    """An fsync that waits until it is let go; counts how often it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = 0
+        self.begun, self.go = threading.Event(), threading.Event()
+        monkeypatch.setattr(ledger_module.os, "fsync", self)
+
+    def __call__(self, fd: int) -> None:
+        self.asked += 1
+        self.begun.set()
+        assert self.go.wait(30)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
+    disk = SlowDisk(monkeypatch)
+    yield disk
+    disk.go.set()
+
+
+def test_a_slow_disk_holds_up_only_who_waits_for_it(ledger: Ledger, slow_disk: SlowDisk) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(ledger.add_calls, [make_call("a")])
+        assert slow_disk.begun.wait(30)
+        # all this goes on while the disk is at it
+        assert ledger.call("a") is not None
+        ledger.add_solution(make_solution("s"))
+        ledger.set_state(TaskState("add", 1, "refined"))
+        ledger.begin_try(make_try("t"))
+        assert ledger.solution("s") is not None
+        assert ledger.states(1).keys() == {"add"}
+        others = [pool.submit(ledger.add_calls, [make_call(f"b{n}")]) for n in range(7)]
+        while any(ledger.call(f"b{n}") is None for n in range(7)):
+            pass
+        assert not first.done()
+        assert not any(f.done() for f in others)
+        slow_disk.go.set()
+        for future in (first, *others):
+            future.result(30)
+    assert slow_disk.asked == 2  # once for the first, once for all who came meanwhile
+
+
+def test_nothing_is_acknowledged_that_is_not_on_the_disk(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module.os, "fsync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            ledger.add_calls([make_call("a")])
+    ledger.add_calls([make_call("b")])
+    assert ledger.completion("b") is not None
+
+
+# -- interrupted and out of room ----------------------------------------------------------------
+
+
+class Interrupted:
+    """A connection in which Ctrl-C is struck right after one statement was carried out."""
+
+    def __init__(self, db: sqlite3.Connection, after: str) -> None:
+        self._db, self._after = db, after
+
+    def execute(self, sql: str, *args: Any) -> Any:
+        found = self._db.execute(sql, *args)
+        if sql.startswith(self._after):
+            self._after = "-"
+            raise KeyboardInterrupt
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+@pytest.mark.parametrize("after", ["BEGIN", "COMMIT"])
+def test_an_interrupt_at_any_moment_leaves_a_ledger_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """What is in flight while the run is being stopped is paid for and must still be stored."""
+    monkeypatch.setattr(ledger_module, "COMMIT_EVERY", -1.0)  # each write is committed
+    with Ledger(tmp_path / "run") as ledger:
+        ledger._db = Interrupted(ledger._db, after)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            ledger.add_solution(make_solution("s"))
+        ledger.add_calls([make_call("a")])
+        ledger.add_solution(make_solution("s"))
+    with Ledger(tmp_path / "run") as again:
+        assert again.completion("a") is not None
+        assert again.solution("s") is not None
+
+
+def test_a_full_disk_is_said_and_what_comes_later_is_kept(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "run") as ledger:
+        ledger.begin_try(make_try("a"))
+        pages = ledger.query("PRAGMA page_count")[0][0]
+        ledger.query(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            ledger.add_calls([make_call("a", "x" * 100_000)])
+        ledger.query("PRAGMA max_page_count = 1000000")
+        ledger.add_calls([make_call("b")])
+    with Ledger(tmp_path / "run") as again:
+        assert again.completion("b") is not None
+        assert again.completion("a") is None
+        assert [t.call_id for t in again.tries()] == ["a"]  # asked, and still counted
+
+
+def test_an_answer_and_the_end_of_its_try_are_one(ledger: Ledger) -> None:
+    ledger.begin_try(make_try("a"))
+    unfit = replace(make_call("a"), params={"seed": object()})
+    with pytest.raises(TypeError):
+        ledger.add_calls([unfit])
+    assert [t.call_id for t in ledger.tries()] == ["a"]
+
+
+def test_an_answer_and_the_end_of_its_try_are_committed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "COMMIT_EVERY", -1.0)
+    with Ledger(tmp_path / "run") as ledger:
+        ledger.begin_try(make_try("a"))
+        statements: list[str] = []
+        ledger._db.set_trace_callback(statements.append)
+        ledger.add_calls([make_call("a")])
+        kinds = [s.split()[0] for s in statements]
+    assert kinds.count("COMMIT") == 1
+    assert kinds[-1] == "COMMIT"
+
+
+# -- tries --------------------------------------------------------------------------------------
+
+
+def make_try(call_id: str, sent: float = 1.0, **change: object) -> Try:
+    base = Try(
+        call_id=call_id,
+        sent=sent,
+        role="teacher",
+        model="m",
+        purpose="refinement",
+        task_id="add",
+        round=1,
+        usd_at_most=0.5,
+        usage=Usage(100, 50, known=False),
+    )
+    return replace(base, **change)  # type: ignore[arg-type]
+
+
+def test_tries_are_kept_until_they_are_answered(ledger: Ledger) -> None:
+    failed, second = make_try("a", 1.0), make_try("a", 2.0)
+    ledger.begin_try(failed)
+    ended = replace(failed, outcome="malformed", text="<html>\ud800", detail="no JSON", usd=None)
+    ledger.end_try(ended)
+    ledger.begin_try(second)
+    ledger.begin_try(make_try("b", 3.0, role="student"))
+    assert ledger.tries() == [ended, second, make_try("b", 3.0, role="student")]
+    assert ledger.tries(role="teacher") == [ended, second]
+    ledger.add_calls([make_call("a")])
+    assert ledger.tries(role="teacher") == [ended]
+
+
+SENDER = """
+import sys
+sys.path.insert(0, {tests!r})
+from persd.ledger import Ledger
+from test_ledger import make_try
+ledger = Ledger({run!r})
+ledger.begin_try(make_try("a"))
+ledger.begin_try(make_try("b"))
+ledger.end_try(make_try("b", outcome="unusable", text="paid for", usd=0.1))
+print("sent", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_had_sent_is_lost_and_known(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    code = SENDER.format(tests=str(Path(__file__).parent), run=run)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        process.send_signal(signal.SIGKILL)
+    with Ledger(run, read_only=True) as reader:  # who only looks changes nothing
+        assert [t.outcome for t in reader.tries()] == ["in_flight", "unusable"]
+    with Ledger(run) as ledger:
+        lost, kept = ledger.tries()
+        assert lost == make_try("a", outcome="lost")
+        assert (kept.text, kept.usd) == ("paid for", 0.1)
+
+
+# -- tasks in streams ---------------------------------------------------------------------------
+
+
+def test_tasks_are_stored_all_or_none(ledger: Ledger) -> None:
+    def broken() -> Iterator[Task]:
+        for n in range(1000):
+            yield make_task(f"t{n}")
+        raise UserError("line 1001 is no task")
+
+    ledger.add_solution(make_solution("before"))
+    with pytest.raises(UserError, match="line 1001"):
+        ledger.add_tasks(broken())
+    assert ledger.count_tasks() == 0
+    assert ledger.solution("before") is not None
+    assert ledger.add_tasks(make_task(f"t{n}") for n in range(1000)) == 1000
+    assert ledger.count_tasks() == 1000
+
+
+def test_pages_follow_one_another_while_states_are_set(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "PAGE", 7)
+    names = [f"t{n}" for n in range(50)]
+    ledger.add_tasks(make_task(n) for n in names)
+    ledger.add_tasks([make_task("other")], "lab")
+    assert [t.task_id for t in ledger.stream_tasks()] == names
+    seen = []
+    for n, task in enumerate(ledger.unfinished(1)):
+        seen.append(task.task_id)
+        state: State = "refined" if n % 2 else "over_budget"
+        ledger.set_state(TaskState(task.task_id, 1, state))
+        if n >= 20:  # of the tasks still to come some end meanwhile, as in a cascade
+            ledger.set_state(TaskState(names[min(49, n + 9)], 1, "solved"))
+    assert len(seen) == len(set(seen))
+    assert seen[:29] == names[:29]
+    open_now = [n for n, s in ledger.states(1).items() if s.state == "over_budget"]
+    assert {t.task_id for t in ledger.unfinished(1)} == set(open_now)
+    assert ledger.count_unfinished(1) == len(open_now)
+    assert [t.task_id for t in ledger.unfinished(2)] == names
+
+
+# -- older ledgers ------------------------------------------------------------------------------
+
+OLD_SOLUTIONS = (
+    "solution_id, task_id, kind, author, round, text, code, step, sample, attempt, parent, "
+    "call_id, finish, note, benchmark"
+)
+
+
+def make_old(run: Path) -> None:
+    """A ledger as schema 1 had it: no tries, no closeness."""
+    with Ledger(run) as ledger:
+        ledger.add_tasks([make_task()])
+        ledger.add_calls([make_call("c")])
+        ledger.add_solution(make_solution("s", call_id="c"))
+    with closing(sqlite3.connect(run / "ledger.sqlite")) as db, db:
+        db.execute(f"CREATE TABLE old ({OLD_SOLUTIONS}, PRIMARY KEY (solution_id))")
+        db.execute(f"INSERT INTO old SELECT {OLD_SOLUTIONS} FROM solutions")
+        db.execute("DROP TABLE solutions")
+        db.execute("ALTER TABLE old RENAME TO solutions")
+        for table in ("tries", "batches", "batch_rows"):
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+
+
+def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_old(run)
+    with pytest.raises(UserError, match="brings it up to date"):
+        Ledger(run, read_only=True)
+    for _ in range(2):
+        with Ledger(run) as ledger:
+            assert ledger.solution("s") == make_solution("s", call_id="c")
+            assert ledger.completion("c") == make_call("c").completion
+            assert ledger.tasks() == [make_task()]
+    with Ledger(run) as ledger:
+        near = make_solution("near", closeness=0.75)
+        ledger.add_solution(near)
+        ledger.begin_try(make_try("a"))
+        assert ledger.solution("near") == near
+        assert ledger.tries() == [make_try("a")]
+    with Ledger(run, read_only=True) as reader:
+        assert reader.solution("near") == near

@@ -15,7 +15,7 @@ from persd.plan import plan
 from persd.run import Run, load_pool
 from test_kill import load_bench
 
-kill = load_bench("kill")
+endpoint, kill = load_bench("endpoint"), load_bench("kill")
 
 
 def make_config(folder: Path, url: str, **teacher: Any) -> Config:
@@ -31,9 +31,9 @@ def make_config(folder: Path, url: str, **teacher: Any) -> Config:
 
 
 def test_the_bound_holds(tmp_path: Path) -> None:
-    with kill.Teacher(latency=0.0).serve() as url:
+    with endpoint.serve(endpoint.Settings(wrong_share=0.4)) as server:
         price = {"input": 1.0, "output": 2.0}
-        config = make_config(tmp_path, url, price=price, direct="ask")
+        config = make_config(tmp_path, server.url, price=price, direct="ask")
         found = plan(config)
         with Run(config) as run:
             load_pool(run)
@@ -42,6 +42,18 @@ def test_the_bound_holds(tmp_path: Path) -> None:
             spent = ledger.spent()
     assert (found["tasks"], found["direct_answers_asked"], found["repairs_at_most"]) == (9, 9, 18)
     assert 0 < spent <= found["usd_at_most"]
+
+
+def test_the_bound_is_every_call_at_its_longest(tmp_path: Path) -> None:
+    price = {"input": 0.0, "output": 1e6}  # a dollar a token that is answered
+    config = make_config(tmp_path, "http://127.0.0.1:9/v1", price=price, max_tokens=10, max_tries=3)
+    assert plan(config)["usd_at_most"] == 9 * 3 * 10
+    later = config.model_copy(update={"run": config.run.model_copy(update={"rounds": 2})})
+    assert plan(later)["usd_at_most"] == 2 * 9 * 3 * 10
+    closer = make_config(
+        tmp_path, "http://127.0.0.1:9/v1", price=price, max_tokens=10, stay_close=0.5
+    )
+    assert plan(closer)["repairs_at_most"] == 9 * (2 + 1)
 
 
 def test_a_cap_bounds_the_bound(tmp_path: Path) -> None:

@@ -53,3 +53,15 @@ def test_the_live_line_starts_and_stops() -> None:
     progress.stage("y", 1)
     progress.close()
     progress.close()
+
+
+def test_what_goes_on_with_served_models_is_told_also_while_nothing_ends() -> None:
+    out = io.StringIO()
+    progress = PlainProgress(out, every=0.0)
+    counts = {"in_flight": 12, "resting": 3, "input_tokens": 1_200_000, "output_tokens": 34_000}
+    progress.watch(lambda: counts)
+    progress.tick()  # before there is a stage there is nothing to tell
+    progress.stage("round 1", 100)
+    progress.tick()
+    (line,) = out.getvalue().splitlines()
+    assert " · 12 in flight · 3 to be tried again · 1.23 M tokens · " in line

@@ -11,8 +11,13 @@ import pytest
 from conftest import make_task
 from persd import run as run_module
 from persd.config import Config
+from persd.domains.code import teacher_direct
+from persd.loop import collect
+from persd.models import ModelUnavailable
 from persd.models.scripted import ScriptedModel
-from persd.records import Completion
+from persd.records import Completion, Request
+from persd.run import Run
+from persd.throttle import Throttle
 from play import CHAT_RIGHT, CHAT_WRONG, Script, go, make_config, use
 
 
@@ -90,3 +95,134 @@ def test_a_cap_leaves_the_rest_over_budget_and_more_money_goes_on(
     states = go(make_config(tmp_path, budget_usd=5.0, **teacher), tasks)
     assert {s.state for s in states.values()} == {"refined"}
     assert script.asked["teacher"] == 6 == asked + count["over_budget"]
+
+
+def replying(monkeypatch: pytest.MonkeyPatch, replies: dict[str, list[Any]]) -> Script:
+    """The student is wrong on every task; served teachers, by model, reply in this order."""
+    script = Script(dict.fromkeys(("add", "sub"), "    return a - b\n"), {})
+    asked: Counter[str] = Counter()
+
+    def opened(spec: Any, role: str, **_: Any) -> ScriptedModel:
+        if role == "student":
+            return script.open_model(spec, role)
+
+        def teacher(request: Request) -> Completion | str:
+            script.requests.append(request)
+            said: Any = replies[spec.model][asked[spec.model]]
+            asked[spec.model] += 1
+            if isinstance(said, Exception):
+                raise said
+            return said  # type: ignore[no-any-return]
+
+        return ScriptedModel(teacher, name=spec.model, in_flight=1, throttle=Throttle(1))
+
+    monkeypatch.setattr(run_module, "open_model", opened)
+    return script
+
+
+CUT = Completion("```python\ndef add(a, b):\n    ret", finish="length")
+REFUSAL = Completion("I would rather not.", finish="refused")
+
+
+def test_a_reply_without_code_is_asked_for_afresh_and_is_no_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [REFUSAL, CUT, CHAT_RIGHT]})
+    states = go(make_config(tmp_path, max_tries=1), [make_task()])
+    assert states["add"].state == "refined"
+    first, second, third = [r for r in script.requests if r.purpose == "refinement"]
+    assert second.messages == first.messages  # a refusal is not argued with
+    assert "code alone" in third.messages[-1].content  # what was cut is to be shorter
+    assert len({r.seed for r in (first, second, third)}) == 3
+
+
+def test_replies_without_code_come_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [REFUSAL] * 9})
+    states = go(make_config(tmp_path), [make_task()])
+    assert states["add"].state == "teacher_failed"
+    assert "refused" in states["add"].detail
+    assert sum(r.purpose == "refinement" for r in script.requests) == 3
+
+
+def test_a_rejected_question_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [Completion("", finish="rejected")] * 9})
+    assert go(make_config(tmp_path), [make_task()])["add"].state == "teacher_failed"
+    assert sum(r.purpose == "refinement" for r in script.requests) == 1
+
+
+def cascade(folder: Path, *teachers: dict[str, Any]) -> Config:
+    plain = make_config(folder).model_dump()
+    return Config.model_validate({**plain, "teacher": list(teachers)})
+
+
+def test_the_next_teacher_takes_what_one_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = ModelUnavailable("nobody there")
+    script = replying(monkeypatch, {"scripted:a": [silent], "scripted:b": [CHAT_RIGHT]})
+    config = cascade(tmp_path, {"model": "scripted:a"}, {"model": "scripted:b"})
+    assert go(config, [make_task()])["add"].state == "refined"
+    assert len([r for r in script.requests if r.purpose == "refinement"]) == 2
+
+
+def test_the_last_teachers_silence_is_asked_again_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = ModelUnavailable("nobody there")
+    replying(monkeypatch, {"scripted:a": [CHAT_WRONG, CHAT_WRONG], "scripted:b": [silent]})
+    config = cascade(tmp_path, {"model": "scripted:a"}, {"model": "scripted:b"})
+    assert go(config, [make_task()])["add"].state == "unavailable"
+    replying(monkeypatch, {"scripted:a": [], "scripted:b": [CHAT_RIGHT]})
+    assert go(config, [make_task()])["add"].state == "refined"
+
+
+FAR = (
+    "```python\ndef add(a, b):\n    first, second = int(a), int(b)\n"
+    "    return sum((first, second))\n```"
+)
+NEAR = "```python\ndef add(a, b):\n    return a + b\n```"
+
+
+@pytest.mark.parametrize(
+    ("second", "kept"),
+    [(NEAR, "return a + b"), (CHAT_WRONG, "sum((first"), (REFUSAL, "sum((first")],
+)
+def test_a_repair_that_strays_is_asked_for_once_more_and_the_closer_one_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: Completion | str, kept: str
+) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [FAR, second]})
+    with Run(make_config(tmp_path, stay_close=0.9)) as run:
+        run.store_tasks([make_task()])
+        collect(run, 1, "student")
+        state = run.ledger.states(1)["add"]
+        repairs = run.ledger.solutions(kind="refinement")
+        settled = run.ledger.solution(state.refinement_id or "")
+    assert state.state == "refined"
+    assert settled is not None
+    assert kept in (settled.code or "")
+    assert len(repairs) == 2
+    assert repairs[0].closeness is not None
+    assert repairs[0].closeness < 0.9
+    last = script.requests[-1].messages
+    assert last[-2].content == FAR
+    assert "further from the student's attempt" in last[-1].content
+
+
+def test_a_close_repair_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [NEAR]})
+    assert go(make_config(tmp_path, stay_close=0.5), [make_task()])["add"].state == "refined"
+    assert sum(r.purpose == "refinement" for r in script.requests) == 1
+
+
+def test_the_constant_part_of_all_questions_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [CHAT_RIGHT, CHAT_RIGHT]})
+    go(make_config(tmp_path), [make_task()])
+    (repair,) = [r for r in script.requests if r.purpose == "refinement"]
+    direct = teacher_direct(make_task())
+    assert repair.messages[: len(direct)] == direct

@@ -76,10 +76,10 @@ def test_an_unknown_price_is_unknown_and_never_nothing(tmp_path: Path) -> None:
     with Ledger(tmp_path / "r") as ledger:
         fill(ledger)
         ledger.add_calls([a_call("more", None)])
-        totals, spent = summary.totals(ledger), teacher.teacher(ledger)
+        totals = summary.totals(ledger)
         assert totals["usd"] is None
         assert totals["usd_text"] == "0.0600 USD and 1 call at an unknown price"
-        assert (spent.usd, spent.usd_per_verified, spent.unknown) == (None, None, 1)
+        assert totals["usd_per_example"] is None
     page = Page(report.write(tmp_path / "r").read_text(encoding="utf-8"))
     assert "cost of each unknown" in page.text
     refinements = [r for r in page.table("Calls and money") if r[2:4] == ["refinement", "1"]]
@@ -109,9 +109,8 @@ def test_error_types_are_those_of_failing_attempts(ledger: Ledger) -> None:
 def test_repairs_count_every_try_by_what_the_teacher_says(ledger: Ledger) -> None:
     found = {r.kind: (r.returned, r.verified) for r in teacher.repairs(ledger)}
     assert found == {"edit": (3, 1), "rewrote": (1, 1), "gave up": (1, 0), "": (1, 1)}
-    spent = teacher.teacher(ledger)
-    assert (spent.calls, spent.verified) == (6, 3)
-    assert spent.usd_per_verified == pytest.approx(0.02)
+    found_all = teacher.teacher(ledger)
+    assert (found_all.returned, found_all.judged, found_all.passed) == (6, 6, 3)
 
 
 def test_data_sets_say_what_was_left_out(ledger: Ledger) -> None:

@@ -17,10 +17,11 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from persd import __version__
 from persd.errors import UserError, WorkFailed
@@ -30,12 +31,17 @@ from persd.money import FREE, Budget, Price, Reservation, most_tokens
 from persd.records import Call, Completion, Outcome, Request, Try, Usage, content_id
 from persd.throttle import LONGEST_HOLD, Stopped, Throttle
 
+if TYPE_CHECKING:
+    from persd.batches import Batches
+
 #: Questions a model may leave unanswered before its first answer.
 SILENCE = 8
 #: Stored answers handed on together.
 _HITS = 64
 #: Seconds between looks at what else there is to do while no answer comes.
 _TICK = 1.0
+
+T = TypeVar("T")
 
 Missing = Literal["over_budget", "unavailable"]
 """Why there is no answer; both are asked again by the next run."""
@@ -86,6 +92,10 @@ class Traffic:
     output_tokens: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def counts(self) -> dict[str, int]:
+        """The counts by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_lock"}
+
     def add(self, usage: Usage | None = None, **counts: int) -> None:
         """Add to the counts by name, and the tokens of an answer."""
         with self._lock:
@@ -111,9 +121,11 @@ class Asker:
     """Set: what is under way is finished, nothing else is begun."""
     tick: Callable[[], None] = lambda: None
     """Called about every second in which there is nothing else to do."""
+    batches: Batches | None = None
+    """Who asks, where questions are sent many together to be answered later."""
     _silent: int | None = 0
     """Questions in a row without an answer, before the first answer; None: it has answered."""
-    _lines: list[_Line] = field(default_factory=list)
+    _lines: list[Line] = field(default_factory=list)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """An answer for every request, as they come in; a model of one thread keeps the order.
@@ -123,39 +135,53 @@ class Asker:
         paid for, and stored) and sends nothing more. Once ``stopping`` is set no more are drawn,
         and those not sent yet get no answer.
         """
+        with closing(self._answers(requests)) as answers:
+            yield from (a for a in answers if a is not None)
+
+    def stream(
+        self, items: Iterable[tuple[T, Request | None]]
+    ) -> Iterator[tuple[T, Answer | None]]:
+        """The same for questions that are about something, each item with its answer; an item
+        without a question is handed on in its turn."""
+        waiting: dict[int, T] = {}
+        passing: deque[T] = deque()
+
+        def requests() -> Iterator[Request | None]:
+            for item, request in items:
+                if request is None:
+                    passing.append(item)
+                else:
+                    waiting[id(request)] = item
+                yield request
+
+        with closing(self._answers(requests())) as answers:
+            for answer in answers:
+                if answer is None:
+                    yield passing.popleft(), None
+                else:
+                    yield waiting.pop(id(answer.request)), answer
+
+    def _answers(self, requests: Iterable[Request | None]) -> Generator[Answer | None, None, None]:
+        """An answer a request; None comes back as it is, in its turn."""
         source = iter(requests)
-        line = _Line(self)
+        line = Line(self)
         self._lines.append(line)
-        ready: list[Answer] = []
+        ready: list[Answer | None] = []
         try:
             while True:
                 self._fill(source, line, ready)
-                if ready:
-                    yield from ready
-                    ready.clear()
-                elif line.under_way:
-                    # the next goes out before these answers are looked at
+                if not ready:
+                    if not line.under_way:
+                        return
                     ready.extend(line.take(self.tick))
-                else:
-                    return
+                    if line.is_busy:
+                        # the next goes out before these answers are looked at
+                        self._fill(source, line, ready)
+                yield from ready
+                ready.clear()
         finally:
             line.close()
             self._lines.remove(line)
-
-    def in_order(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        """The same, in the order of the requests."""
-        order: deque[str] = deque()
-
-        def noted() -> Iterator[Request]:
-            for request in requests:
-                order.append(call_id(self.model, request))
-                yield request
-
-        early: dict[str, Answer] = {}
-        for answer in self.complete(noted()):
-            early[answer.call_id] = answer
-            while order and order[0] in early:
-                yield early.pop(order.popleft())
 
     def close(self) -> None:
         """Wait for the calls under way (they are paid for, and stored), send no more, and
@@ -164,48 +190,56 @@ class Asker:
             line.close()
         self.model.close()
 
-    def _fill(self, source: Iterator[Request], line: _Line, ready: list[Answer]) -> None:
+    def _fill(
+        self, source: Iterator[Request | None], line: Line, ready: list[Answer | None]
+    ) -> None:
         while line.has_room and not self.stopping.is_set():
             batch: list[tuple[str, Request]] = []
             drawn = False
             for request in source:
                 drawn = True
-                key = call_id(self.model, request)
-                stored = self.ledger.completion(key)
-                if stored is not None:
-                    ready.append(Answer(request, key, stored))
+                if request is None:
+                    ready.append(None)
                 else:
-                    batch.append((key, request))
+                    key = call_id(self.model, request)
+                    stored = self.ledger.completion(key)
+                    if stored is None:
+                        batch.append((key, request))
+                    else:
+                        ready.append(Answer(request, key, stored))
                 # a begun batch is always filled, so that a resumed run has the same batches
                 if len(batch) >= self.model.batch or (not batch and len(ready) >= _HITS):
                     break
             if batch:
                 line.put(batch)
-            if not drawn or len(ready) >= _HITS:
+            # where questions come slowly, an answer that is there does not wait for the next
+            if not drawn or len(ready) >= _HITS or (line.has_news and not line.is_busy):
                 return
 
     # -- in the threads of a line ---------------------------------------------------------
 
-    def ask(self, batch: Batch, line: _Line) -> list[Answer]:
+    def ask(self, batch: Batch, line: Line) -> list[Answer]:
         """What came of a batch, tried as often as it makes sense; none, where it was not sent
         because the run is stopping."""
-        failures, began = _Failures(self.retry), time.monotonic()
+        if self.batches is not None:
+            return self.batches.ask(self, batch, line)
+        failures, began = Failures(self.retry), time.monotonic()
         while True:
             try:
                 return self._once(batch, line)
             except Stopped:
                 return []
             except ModelUnavailable as e:
-                return self._no_answer(batch, str(e))
+                return self.no_answer(batch, str(e))
             except TryAgain as e:
                 wait = failures.next_wait(e, time.monotonic() - began)
                 if wait is None:
                     if e.mend is not None:
                         raise e.mend from e
-                    return self._no_answer(batch, f"{self.model.name}: {e} ({failures.text})")
+                    return self.no_answer(batch, f"{self.model.name}: {e} ({failures.text})")
             self._rest(wait, line)
 
-    def _once(self, batch: Batch, line: _Line) -> list[Answer]:
+    def _once(self, batch: Batch, line: Line) -> list[Answer]:
         most = [most_tokens(r.messages, r.max_tokens) for _, r in batch]
         worst = [(self.price or FREE).cost(usage) for usage in most]
         with self.budget.reserve(sum(worst)) as held:
@@ -217,12 +251,12 @@ class Asker:
                 completions = self.model.complete([r for _, r in batch])
             else:
                 key, request = batch[0]
-                sent = self._try(key, request, most[0])
+                sent = self.try_of(key, request, most[0])
                 completions = [self._send(request, sent, held, self.model.throttle, line)]
-            self._silent = None
+            self.heard()
             seconds = (time.monotonic() - started) / len(batch)
             calls = [
-                self._call(key, r, c, seconds)
+                self.call_of(key, r, c, seconds)
                 for (key, r), c in zip(batch, completions, strict=True)
             ]
             # settled first: should storing fail, the money is gone all the same
@@ -241,7 +275,7 @@ class Asker:
         sent: Try,
         held: Reservation,
         throttle: Throttle,
-        line: _Line,
+        line: Line,
     ) -> Completion:
         """One try of one question at an endpoint; how it ended is in the ledger if it failed."""
         tokens = sent.usage.input_tokens // 4 + sent.usage.output_tokens
@@ -288,13 +322,17 @@ class Asker:
             )
         )
 
-    def _rest(self, seconds: float, line: _Line) -> None:
+    def _rest(self, seconds: float, line: Line) -> None:
         """Wait without holding a turn; no longer where the run is being stopped."""
         self.traffic.add(resting=1)
         line.rest(seconds)
         self.traffic.add(resting=-1)
 
-    def _no_answer(self, batch: Batch, why: str) -> list[Answer]:
+    def heard(self) -> None:
+        """The model has answered."""
+        self._silent = None
+
+    def no_answer(self, batch: Batch, why: str) -> list[Answer]:
         """A model that has answered nothing yet and does not begin to is not asked further."""
         if self._silent is not None:
             self._silent += 1
@@ -305,7 +343,7 @@ class Asker:
                 )
         return [Answer(r, key, None, "unavailable", why) for key, r in batch]
 
-    def _try(self, key: str, request: Request, most: Usage) -> Try:
+    def try_of(self, key: str, request: Request, most: Usage) -> Try:
         return Try(
             call_id=key,
             sent=0.0,
@@ -318,7 +356,7 @@ class Asker:
             usage=most,
         )
 
-    def _call(self, key: str, request: Request, c: Completion, seconds: float) -> Call:
+    def call_of(self, key: str, request: Request, c: Completion, seconds: float) -> Call:
         priced = Completion(
             text=c.text,
             finish=c.finish,
@@ -347,7 +385,17 @@ Batch = Sequence[tuple[str, Request]]
 _PRESSURE = frozenset({"rate_limited", "timeout"})
 
 
-class _Line:
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """What a batch's thread has to give."""
+
+    answers: list[Answer]
+    error: BaseException | None = None
+    ended: bool = True
+    """Whether that is the last of it."""
+
+
+class Line:
     """Batches under way in threads of their own, and their answers as they come."""
 
     def __init__(self, asker: Asker) -> None:
@@ -356,15 +404,29 @@ class _Line:
         most = asker.model.in_flight * (1 if asker.model.throttle is None else 2)
         self._pool = ThreadPoolExecutor(most, thread_name_prefix=asker.model.name)
         self._most = most
-        self._answers: queue.SimpleQueue[list[Answer] | BaseException] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Came] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._resting = 0
         self.under_way = 0
 
     @property
+    def _room(self) -> int:
+        return min(self._most, self._asker.model.in_flight + self._resting)
+
+    @property
     def has_room(self) -> bool:
-        return self.under_way < min(self._most, self._asker.model.in_flight + self._resting)
+        return self.under_way < self._room
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether questions come faster than answers."""
+        return 2 * self.under_way > self._room
+
+    @property
+    def has_news(self) -> bool:
+        """Whether an answer is there to be taken."""
+        return not self._answers.empty()
 
     def is_stopping(self) -> bool:
         return self._closing.is_set() or self._asker.stopping.is_set()
@@ -373,11 +435,19 @@ class _Line:
         """Wait in a batch's thread, while others take its place."""
         with self._lock:
             self._resting += 1
+        self.pause(seconds)
+        with self._lock:
+            self._resting -= 1
+
+    def pause(self, seconds: float) -> None:
+        """Wait in a batch's thread; no longer where the run is being stopped."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self.is_stopping():
             self._closing.wait(min(left, 0.5))
-        with self._lock:
-            self._resting -= 1
+
+    def hand_on(self, answers: list[Answer]) -> None:
+        """Give answers of a batch of which others are still to come."""
+        self._answers.put(_Came(answers, ended=False))
 
     def put(self, batch: Batch) -> None:
         self.under_way += 1
@@ -385,9 +455,9 @@ class _Line:
 
     def _work(self, batch: Batch) -> None:
         try:
-            self._answers.put(self._asker.ask(batch, self))
+            self._answers.put(_Came(self._asker.ask(batch, self)))
         except BaseException as e:
-            self._answers.put(e)
+            self._answers.put(_Came([], e))
 
     def take(self, tick: Callable[[], None]) -> list[Answer]:
         """The answers that are there; waits for one. Raises what ended a batch."""
@@ -399,10 +469,10 @@ class _Line:
             except queue.Empty:
                 tick()
         while True:
-            self.under_way -= 1
-            if isinstance(came, BaseException):
-                raise came
-            found += came
+            self.under_way -= came.ended
+            if came.error is not None:
+                raise came.error
+            found += came.answers
             try:
                 came = self._answers.get_nowait()
             except queue.Empty:
@@ -414,7 +484,7 @@ class _Line:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Failures:
+class Failures:
     """The failed tries of one question."""
 
     def __init__(self, retry: Retry) -> None:

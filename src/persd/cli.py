@@ -8,9 +8,13 @@ imported inside the command that uses it, so that ``persd --help`` answers at on
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,17 +96,20 @@ def collect(
     from persd.config import load
     from persd.loop import collect as collect_round
     from persd.report import summary, tables
+    from persd.report.money import money
 
     config = load(config_file, _overrides(overrides, unsafe))
-    with _progress() as progress, _open(config, progress) as opened:
+    with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
         collect_round(opened, 1, config.student.model)
         progress.close()
         opened.ledger.flush()
-        totals = summary.totals(opened.ledger)
+        paid = money(opened.ledger)
+        totals = summary.totals(opened.ledger, paid)
         if as_json:
             _print_json(totals)
         else:
             tables.print_funnel(_console(), opened.ledger)
+            tables.print_money(_console(), opened.ledger, paid)
             if totals["examples"]:
                 out = f"--variant {config.run.promoted} --out data.jsonl"
                 _hint(f"persd build {config.run.dir} {out}")
@@ -368,16 +375,19 @@ def _run_all(config: Config, as_json: bool) -> None:
     from persd import report as reports
     from persd.loop import run_all
     from persd.report import summary, tables
+    from persd.report.money import money
 
     started = time.monotonic()
-    with _progress() as progress, _open(config, progress) as opened:
+    with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
         run_all(opened)
         progress.close()
         opened.ledger.flush()
-        totals = summary.totals(opened.ledger)
+        paid = money(opened.ledger)
+        totals = summary.totals(opened.ledger, paid)
         rows = summary.results(opened.ledger)
         if not as_json:
             tables.print_funnel(_console(), opened.ledger)
+            tables.print_money(_console(), opened.ledger, paid)
             tables.print_results(_console(), opened.ledger)
     path = reports.write(Path(config.run.dir))
     seconds = round(time.monotonic() - started, 1)
@@ -409,6 +419,31 @@ def _open(config: Config, progress: Progress) -> Run:
         opened.close()
         raise
     return opened
+
+
+@contextmanager
+def _stoppable(opened: Run) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM lets a collection finish what is paid for, the next ends it."""
+
+    def asked(number: int, frame: object) -> None:
+        under_way = opened.stop()
+        if under_way is not None:
+            _say(
+                f"stopping once {under_way} calls under way are finished; again to leave them"
+            )
+        elif opened.stopping.is_set():
+            opened.progress.abandon()
+            _say(f"left {opened.traffic.in_flight} calls under way, which count as paid for")
+            os._exit(_INTERRUPTED)  # as safe as any other death: what came is in the ledger
+        else:
+            raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _dry_run(config: Config, as_json: bool) -> None:

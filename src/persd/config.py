@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from persd.errors import UserError
+from persd.models import Role, is_served
+from persd.money import BATCH_SHARE
 from persd.records import VARIANTS, Variant
 
 Api = Literal["chat", "completions"]
@@ -34,6 +36,8 @@ class PriceTable(_Table):
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached: float | None = Field(default=None, ge=0)
+    batch: float = Field(default=BATCH_SHARE, ge=0, le=1)
+    """Share of it that a call in a batch costs."""
 
 
 class RunTable(_Table):
@@ -75,6 +79,8 @@ class Endpoint(_Table):
     api: Api | None = None
     """None: chat for a served model, completions for a loaded one."""
     api_key_env: str = "OPENAI_API_KEY"
+    mode: Literal["live", "batch"] = "live"
+    """``batch``: a served model is asked through its Batch API: half the price, within a day."""
     price: PriceTable | None = None
     budget_usd: float | None = Field(default=None, ge=0)
     """Hard cap over all runs of this config; None: no cap."""
@@ -127,7 +133,11 @@ class TeacherTable(Endpoint):
 
     max_tokens: int = Field(default=1024, ge=1)
     max_tries: int = Field(default=2, ge=1, le=10)
-    """Tries of one repair; a failed one goes back with its own feedback."""
+    """Tries of one repair; a failed one goes back with its own feedback. (A reply that holds no
+    code is asked for afresh, twice at most, and is no try.)"""
+    stay_close: float | None = Field(default=None, ge=0, le=1)
+    """Ask once more for a repair that passes but is less similar to the attempt than this, and
+    keep the closer one; None: take what passes."""
     direct: Literal["reference", "ask", "none"] = "reference"
     """Where the direct answer comes from: the task's reference (asked for where it has
     none), always asked for, or nowhere."""
@@ -217,6 +227,13 @@ class Config(_Table):
             raise ValueError(f'variant {needs[0]} needs direct answers, teacher.direct = "none"')
         if self.run.promote and self.run.promote not in self.run.variants:
             raise ValueError(f"run.promote = {self.run.promote!r} is not among run.variants")
+        asked: list[tuple[Role, Endpoint]] = [("student", self.student)]
+        for role, spec in [*asked, *(("teacher", t) for t in self.teacher)]:
+            if spec.mode == "batch" and not is_served(spec, role):
+                raise ValueError(
+                    f'{role}.mode = "batch" is for a model with a Batch API, '
+                    f"{spec.model} is not served"
+                )
         if self.student.base_url and self.run.rounds > 1:
             raise ValueError("a served student cannot be trained, so run.rounds must be 1")
         return self

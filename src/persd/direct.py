@@ -6,7 +6,9 @@ standard and the personalised data sets are drawn from, so that they compare lab
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 
 from persd.calls import Answer, Asker
@@ -14,28 +16,29 @@ from persd.domains.code import parse_reply, teacher_direct
 from persd.records import Request, Solution, State, Task, Verdict, content_id, derive_seed
 from persd.run import NO_CODE, Case, Run
 
+#: Times that a served model is asked afresh after a reply that holds no answer.
+AFRESH = 2
+
+#: A case, and what was written for it, the answer that did not come, or None: not yet asked.
+Written = tuple[Case, Solution | Answer | None]
+
 
 def direct(run: Run, tasks: Iterable[Task], round: int) -> Iterator[Case]:
     """The cases in the pool D, each with its verified direct answer (None: not wanted).
 
     Ends ``untested`` what no test can judge, ``bad_task`` a task whose reference fails its
     tests, ``direct_failed`` one whose asked-for answer does, ``over_budget`` and
-    ``unavailable`` where the teacher was not asked or did not answer.
+    ``unavailable`` where the teacher was not asked or did not answer. ``tasks`` is read twice
+    where answers are asked for.
     """
     how = run.config.teacher[0].direct
-    tested = []
-    for task in tasks:
-        if task.tested:
-            tested.append(task)
-        else:
-            run.end(Case(task), round, "untested", str(task.meta.get("untested", "")))
     if how == "none":
-        yield from map(Case, tested)
+        yield from _tested(run, tasks, round)
         return
-    known = [t for t in tested if t.reference is not None and how == "reference"]
-    asked = [t for t in tested if t.reference is None or how == "ask"]
-    answers = chain(((t, from_reference(t)) for t in known), _ask(run, asked, round))
-    for case, verdict in run.judge((Case(t, s), t, s) for t, s in answers):
+    known = (c for c in _tested(run, tasks, round) if _is_known(c.task, how))
+    asked = (Case(t) for t in tasks if t.tested and not _is_known(t, how))
+    answers = chain(((c, from_reference(c.task)) for c in known), _ask(run, asked, round))
+    for case, verdict in run.judge((replace(c, direct=s), c.task, s) for c, s in answers):
         if verdict.passed:
             yield case
         elif verdict.status == "not_run":
@@ -44,6 +47,19 @@ def direct(run: Run, tasks: Iterable[Task], round: int) -> Iterator[Case]:
             by_reference = case.direct is not None and case.direct.author == "reference"
             state: State = "bad_task" if by_reference else "direct_failed"
             run.end(case, round, state, why_failed(case.direct, verdict))
+
+
+def _is_known(task: Task, how: str) -> bool:
+    return how == "reference" and task.reference is not None
+
+
+def _tested(run: Run, tasks: Iterable[Task], round: int) -> Iterator[Case]:
+    """The tasks that can be judged; ends the others."""
+    for task in tasks:
+        if task.tested:
+            yield Case(task)
+        else:
+            run.end(Case(task), round, "untested", str(task.meta.get("untested", "")))
 
 
 def from_reference(task: Task) -> Solution:
@@ -60,27 +76,73 @@ def from_reference(task: Task) -> Solution:
     )
 
 
-def _ask(run: Run, tasks: list[Task], round: int) -> Iterator[tuple[Task, Solution]]:
-    if not tasks:
-        return
+def _ask(run: Run, cases: Iterable[Case], round: int) -> Iterator[tuple[Case, Solution]]:
+    """The teacher's answers; a reply that holds none is asked for afresh."""
+    first = next(cases := iter(cases), None)
+    if first is None:
+        return  # a teacher that is not needed is not opened
+    asker = run.teacher()
+    loaded, order = run.config.student.base_url is None, deque[str]()
+
+    def begin() -> Iterator[Written]:
+        for case in chain([first], cases):
+            if loaded:
+                order.append(case.task.task_id)
+            yield case, None
+
+    written: Iterable[Written] = begin()
+    tries = 1 + (AFRESH if asker.model.throttle is not None else 0)
+    for number in range(1, tries + 1):
+        written = _one_try(run, asker, written, number, tries)
+    if loaded:
+        written = _in_order(written, order)
+    for case, found in written:
+        if isinstance(found, Solution):
+            yield case, found
+        elif found is not None and found.missing:
+            run.end(case, round, found.missing, found.detail)
+
+
+def _one_try(
+    run: Run, asker: Asker, cases: Iterable[Written], number: int, tries: int
+) -> Iterator[Written]:
+    items = ((w, None if w[1] else _request(run, w[0], number)) for w in cases)
+    for (case, found), answer in asker.stream(items):
+        if answer is None:
+            yield case, found
+        elif answer.missing:
+            yield case, answer
+        else:
+            solution = solution_of(answer, asker.model.name)
+            run.ledger.add_solution(solution)
+            yield case, solution if solution.code is not None or number == tries else None
+
+
+def _in_order(written: Iterable[Written], order: deque[str]) -> Iterator[Written]:
+    """The same in the order of the tasks, so that a student that is loaded here attempts them
+    in the same batches when a run goes on."""
+    early: dict[str, Written] = {}
+    for case, found in written:
+        early[case.task.task_id] = case, found
+        while order and order[0] in early:
+            yield early.pop(order.popleft())
+    yield from early.values()
+
+
+def _request(run: Run, case: Case, number: int) -> Request:
     spec = run.config.teacher[0]
-
-    def request(case: Case) -> Request:
-        return Request(
-            purpose="direct",
-            messages=teacher_direct(case.task),
-            task=case.task,
-            seed=derive_seed(run.config.run.seed, case.task.task_id, "direct"),
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            max_tokens=spec.max_tokens,
-            round=0,
-        )
-
-    # in order, so that a resumed run draws the same batches of attempts
-    cases = map(Case, tasks)
-    for case, solution in answered(run, run.teacher(), cases, round, request, in_order=True):
-        yield case.task, solution
+    again = (number,) if number > 1 else ()
+    return Request(
+        purpose="direct",
+        messages=teacher_direct(case.task),
+        task=case.task,
+        seed=derive_seed(run.config.run.seed, case.task.task_id, "direct", *again),
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        max_tokens=spec.max_tokens,
+        round=0,
+        attempt=number,
+    )
 
 
 def answered(
@@ -89,21 +151,12 @@ def answered(
     cases: Iterable[Case],
     round: int,
     request: Callable[[Case], Request],
-    *,
-    in_order: bool = False,
 ) -> Iterator[tuple[Case, Solution]]:
     """Every case with what the model wrote for it; ends those that got no answer."""
-    waiting: dict[str, Case] = {}
-
-    def requests() -> Iterator[Request]:
-        for case in cases:
-            waiting[case.task.task_id] = case
-            yield request(case)
-
-    for answer in (asker.in_order if in_order else asker.complete)(requests()):
-        case = waiting.pop(answer.request.task.task_id)
-        if answer.missing:
-            run.end(case, round, answer.missing, answer.detail)
+    for case, answer in asker.stream((case, request(case)) for case in cases):
+        if answer is None or answer.missing:
+            assert answer is not None, "every case has a request"
+            run.end(case, round, answer.missing or "unavailable", answer.detail)
         else:
             yield case, solution_of(answer, asker.model.name)
 

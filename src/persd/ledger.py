@@ -20,12 +20,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from persd.errors import UserError
 from persd.records import (
     OPEN_STATES,
+    Batch,
+    BatchRow,
     Call,
     Checkpoint,
     Completion,
@@ -73,6 +76,8 @@ class _Table:
 TASKS = _Table("tasks", Task, ("benchmark", "task_id"), ("benchmark", "position"))
 CALLS = _Table("calls", Call, ("call_id",), ("usd", "input_tokens", "output_tokens", "created"))
 TRIES = _Table("tries", Try, ("call_id", "sent"))
+BATCHES = _Table("batches", Batch, ("key",))
+BATCH_ROWS = _Table("batch_rows", BatchRow, ("call_id", "batch"))
 SOLUTIONS = _Table("solutions", Solution, ("solution_id",))
 VERDICTS = _Table("verdicts", Verdict, ("solution_id", "tests"))
 STATES = _Table("states", TaskState, ("task_id", "round"))
@@ -84,6 +89,8 @@ TABLES = (
     TASKS,
     CALLS,
     TRIES,
+    BATCHES,
+    BATCH_ROWS,
     SOLUTIONS,
     VERDICTS,
     STATES,
@@ -107,6 +114,8 @@ class Ledger:
         self.read_only = read_only
         self._lock = threading.RLock()
         self._pending_since: float | None = None
+        self._is_whole = False
+        """Several writes are being made that belong together."""
         self._sync_turn = threading.Lock()
         """Never waited for while holding ``_lock``."""
         self._written = self._committed = self._synced = 0
@@ -187,21 +196,42 @@ class Ledger:
             self._begin()
             self._db.executemany(sql, rows)
             if not durable:
-                if time.monotonic() - (self._pending_since or 0.0) > COMMIT_EVERY:
+                waited = time.monotonic() - (self._pending_since or 0.0)
+                if waited > COMMIT_EVERY and not self._is_whole:
                     self._commit()
                 return
             self._written += 1
             mine = self._written
         self._sync(mine)
 
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Writes that are committed all or none, durably on leaving."""
+        with self._lock:
+            self._begin()
+            self._db.execute("SAVEPOINT together")
+            self._is_whole = True
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK TO together")
+                raise
+            finally:
+                self._is_whole = False
+                if self._db.in_transaction:
+                    self._db.execute("RELEASE together")
+        self.flush()
+
     def _begin(self) -> None:
-        if self._pending_since is None:
+        # asked of SQLite: an interrupt or a full disk may have come between
+        if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
             self._pending_since = time.monotonic()
 
     def _commit(self) -> None:
         """What is pending survives the death of this process; ``_sync``: that of the machine."""
-        if self._pending_since is not None:
+        if self._db.in_transaction:
             self._db.execute("COMMIT")
             self._pending_since = None
         self._committed = self._written
@@ -295,6 +325,10 @@ class Ledger:
 
         They end the tries under way of the same questions.
         """
+        with self._together():
+            self._add_calls(calls)
+
+    def _add_calls(self, calls: Sequence[Call]) -> None:
         extra = [
             (
                 c.completion.usd,
@@ -304,11 +338,46 @@ class Ledger:
             )
             for c in calls
         ]
-        with self._lock:
-            ended = "DELETE FROM tries WHERE call_id = ? AND outcome = 'in_flight'"
-            self._write(ended, [(c.call_id,) for c in calls])
-            self._insert(CALLS, calls, extra=extra)
-        self.flush()
+        ended = "DELETE FROM tries WHERE call_id = ? AND outcome IN ('in_flight', 'batched')"
+        self._write(ended, [(c.call_id,) for c in calls])
+        self._insert(CALLS, calls, extra=extra)
+
+    def add_batch(self, batch: Batch, tries: Sequence[Try]) -> None:
+        """Note a batch that is about to be created and its rows, durably."""
+        with self._together():
+            self._insert(BATCHES, [batch])
+            self._insert(BATCH_ROWS, [BatchRow(t.call_id, batch.key, t.sent) for t in tries])
+            self._insert(TRIES, tries)
+
+    def set_batch(self, batch: Batch) -> None:
+        """Note what has become of a batch, durably."""
+        self._insert(BATCHES, [batch], durable=True, replace=True)
+
+    def drop_batch(self, key: str) -> None:
+        """Forget a batch that was never worked on: nobody was asked."""
+        rows = "(SELECT call_id, sent FROM batch_rows WHERE batch = ?)"
+        with self._together():
+            self._write(f"DELETE FROM tries WHERE (call_id, sent) IN {rows}", [(key,)])
+            self._write("DELETE FROM batch_rows WHERE batch = ?", [(key,)])
+            self._write("DELETE FROM batches WHERE key = ?", [(key,)])
+
+    def collect_batch(self, batch: Batch, tries: Sequence[Try], results: Mapping[str, str]) -> None:
+        """Store what came of a batch, whole and durably: its tries as they now stand, and the
+        raw result of every ``batched`` one, by call_id."""
+        with self._together():
+            self._insert(BATCHES, [batch], replace=True)
+            self._insert(TRIES, tries, replace=True)
+            rows = [BatchRow(t.call_id, batch.key, t.sent, results.get(t.call_id)) for t in tries]
+            self._insert(BATCH_ROWS, rows, replace=True)
+
+    def use_results(self, calls: Sequence[Call], ended: Sequence[Try]) -> None:
+        """Store, durably, the answers that were read from collected rows, and the tries whose
+        reply holds none; their raw results are not needed any more."""
+        used = [*((c.call_id,) for c in calls), *((t.call_id,) for t in ended)]
+        with self._together():
+            self._write("UPDATE batch_rows SET result = NULL WHERE call_id = ?", used)
+            self._insert(TRIES, ended, replace=True)
+            self._add_calls(calls)
 
     def add_solution(self, solution: Solution) -> None:
         self._insert(SOLUTIONS, [solution])
@@ -463,6 +532,28 @@ class Ledger:
         clause = " AND ".join(f"{column} = ?" for column in where) or "1"
         sql = f"SELECT * FROM tries WHERE {clause} ORDER BY sent"
         return self._all(Try, sql, tuple(where.values()))
+
+    def open_batches(self, role: str, model: str, endpoint: str) -> list[Batch]:
+        """Batches whose results were not collected yet, the oldest first."""
+        sql = (
+            "SELECT * FROM batches WHERE state = 'open' AND role = ? AND model = ? "
+            "AND endpoint = ? ORDER BY created"
+        )
+        return self._all(Batch, sql, (role, model, endpoint))
+
+    def batch_tries(self, key: str) -> list[Try]:
+        """The tries that a batch consists of; answers that were used are none any more."""
+        rows = "(SELECT call_id, sent FROM batch_rows WHERE batch = ?)"
+        return self._all(Try, f"SELECT * FROM tries WHERE (call_id, sent) IN {rows}", (key,))
+
+    def batch_result(self, call_id: str) -> tuple[Try, str] | None:
+        """The raw result of a question that was answered in a batch and not used yet."""
+        rows = self.query(
+            "SELECT t.*, r.result FROM batch_rows r JOIN tries t USING (call_id, sent) "
+            "WHERE r.call_id = ? AND r.result IS NOT NULL AND t.outcome = 'batched'",
+            (call_id,),
+        )
+        return (_record(Try, rows[0]), str(rows[0]["result"])) if rows else None
 
     def lineage(self, example_id: str) -> dict[str, Any]:
         """Everything behind an example: its solutions, their verdicts and their calls.

@@ -12,21 +12,24 @@ named state and passes the rest on; at the end of a round every task has one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from persd.attempt import attempt
 from persd.build import build_examples, train_variant
 from persd.direct import direct
 from persd.evaluate import evaluate_benchmarks
-from persd.records import VARIANTS, Checkpoint, Variant
+from persd.records import VARIANTS, Checkpoint, Task, Variant
 from persd.refine import refine
 from persd.run import Run
 
 
-def collect(run: Run, round: int, student: str) -> None:
-    """Take every task of one round to a named state; what is stored is not asked for again."""
-    tasks = run.begin_round(round)
-    pool = direct(run, tasks, round)  # (t, u, c) with c verified: the pool D
-    failed = attempt(run, pool, round, student)  # (t, a, f): what the student cannot do yet
-    refine(run, failed, round)  # (t, a, f, r) with r verified: F
+def collect(run: Run, round: int, student: str, pilot: Sequence[Task] | None = None) -> None:
+    """Take every task of one round, or of a pilot, to a named state; what is stored is not
+    asked for again. Raises KeyboardInterrupt where it was stopped before the end."""
+    with run.collecting(round, pilot) as tasks:
+        pool = direct(run, tasks, round)  # (t, u, c) with c verified: the pool D
+        failed = attempt(run, pool, round, student)  # (t, a, f): what the student cannot do yet
+        refine(run, failed, round)  # (t, a, f, r) with r verified: F
 
 
 def one_round(run: Run, round: int, student: str) -> dict[Variant, Checkpoint]:

@@ -8,13 +8,13 @@ so that a cap holds however many calls are in flight.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from persd.records import Message, Usage
+from persd.records import Message, Try, Usage
 
 #: Tokens a chat template may add to a message beside its text.
 _OVERHEAD_PER_MESSAGE = 16
@@ -41,6 +41,11 @@ class Price:
         """An upper bound of what a request can cost, in USD."""
         return self.cost(most_tokens(messages, max_tokens))
 
+    def times(self, share: float) -> Price:
+        """A share of this price."""
+        cached = None if self.cached is None else self.cached * share
+        return Price(self.input * share, self.output * share, cached)
+
 
 FREE = Price(0.0, 0.0, 0.0)
 
@@ -51,11 +56,17 @@ def most_tokens(messages: Sequence[Message], max_tokens: int) -> Usage:
     return Usage(input_tokens=size, output_tokens=max_tokens, known=False)
 
 
-def price_of(model: str, base_url: str | None) -> Price | None:
+#: What a call in a batch costs, as a share of the list price, where nothing else is known.
+BATCH_SHARE = 0.5
+
+
+def price_of(model: str, base_url: str | None, *, batch: bool = False) -> Price | None:
     """The list price of a served model, or None where it is not known.
 
     A loopback endpoint is the user's own machine and costs nothing. The table is
-    genai-prices' offline one; of a tiered price the first tier's is returned.
+    genai-prices' offline one; of a tiered price the first tier's is returned. ``batch``: the
+    price of a call in a batch; where the table names none, half the list price, which is what
+    every provider of one that we know asks.
     """
     if is_loopback(base_url):
         return FREE
@@ -63,18 +74,31 @@ def price_of(model: str, base_url: str | None) -> Price | None:
     from genai_prices import calc_price
 
     million = 1_000_000
+
+    def listed(context: dict[str, str]) -> Price:
+        both = Tokens(input_tokens=million, output_tokens=million)
+        read = Tokens(input_tokens=million, cache_read_tokens=million)
+        plain, cached = (
+            calc_price(tokens, model, provider_api_url=base_url, price_context=context)
+            for tokens in (both, read)
+        )
+        return Price(float(plain.input_price), float(plain.output_price), float(cached.input_price))
+
     try:
-        plain = calc_price(
-            Tokens(input_tokens=million, output_tokens=million), model, provider_api_url=base_url
-        )
-        cached = calc_price(
-            Tokens(input_tokens=million, cache_read_tokens=million),
-            model,
-            provider_api_url=base_url,
-        )
+        price = listed({})
+        if not batch:
+            return price
+        in_batch = listed({"processing": "batch"})
+        return price.times(BATCH_SHARE) if in_batch == price else in_batch
     except LookupError:
         return None
-    return Price(float(plain.input_price), float(plain.output_price), float(cached.input_price))
+
+
+def spent_on(sent: Try, price: Price | None) -> float:
+    """USD of a try: what it cost, or at most can have cost; 0.0 where no price was ever known."""
+    if sent.usd is not None:
+        return sent.usd
+    return (price or FREE).cost(sent.usage) if sent.usd_at_most is None else sent.usd_at_most
 
 
 def is_loopback(base_url: str | None) -> bool:
@@ -96,15 +120,18 @@ class Budget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, usd: float) -> Iterator[Reservation | None]:
+    def reserve(
+        self, usd: float, stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[Reservation | None]:
         """Hold back the most a call can cost while it is under way; None: the cap forbids it.
 
         Calls under way mostly cost less than they hold back, so a call that would only fit
-        once they have settled waits for them rather than being refused.
+        once they have settled waits for them rather than being refused; no longer once
+        ``stopping`` says so.
         """
         with self._changed:
-            while self._over(usd) and self._reserved > 0:
-                self._changed.wait()
+            while self._over(usd) and self._reserved > 0 and not stopping():
+                self._changed.wait(0.5)
             granted = None if self._over(usd) else Reservation(usd)
             if granted:
                 self._reserved += usd
@@ -119,6 +146,12 @@ class Budget:
                         self._reserved = 0.0
                     self.spent_usd += granted.settled_usd
                     self._changed.notify_all()
+
+    def correct(self, usd: float) -> None:
+        """Count so much more, or less where it is negative, than was counted before."""
+        with self._changed:
+            self.spent_usd += usd
+            self._changed.notify_all()
 
     def _over(self, usd: float) -> bool:
         if self.cap_usd is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 
@@ -23,6 +24,9 @@ class Progress:
 
     def money(self, usd: float, cap_usd: float | None) -> None:
         """What the run has cost so far."""
+
+    def watch(self, traffic: Callable[[], Mapping[str, int]]) -> None:
+        """What is going on with served models: ``persd.calls.Traffic`` by name of its counts."""
 
     def tick(self) -> None:
         """About a second has passed in which nothing was done."""
@@ -59,6 +63,7 @@ class _Counting(Progress):
         self._counts: Counter[str] = Counter()
         self._began = time.monotonic()
         self._usd, self._cap = 0.0, None  # type: tuple[float, float | None]
+        self._traffic: Callable[[], Mapping[str, int]] = dict
 
     def stage(self, name: str, total: int | None) -> None:
         self.close()
@@ -73,6 +78,9 @@ class _Counting(Progress):
     def money(self, usd: float, cap_usd: float | None) -> None:
         self._usd, self._cap = usd, cap_usd
 
+    def watch(self, traffic: Callable[[], Mapping[str, int]]) -> None:
+        self._traffic = traffic
+
     def _line(self) -> str:
         took = time.monotonic() - self._began
         rate = self._done / took if took > 0.05 else 0.0
@@ -80,6 +88,7 @@ class _Counting(Progress):
         parts = [f"{self._name} {self._done}{total}"]
         parts += [f"{n} {k.replace('_', ' ')}" for k, n in sorted(self._counts.items()) if n]
         parts.append(f"{rate:.1f}/s")
+        parts += _told(self._traffic())
         if self._usd or self._cap is not None:
             cap = "" if self._cap is None else f" of {self._cap:.2f}"
             parts.append(f"{self._usd:.4f}{cap} USD")
@@ -105,7 +114,10 @@ class PlainProgress(_Counting):
 
     def step(self, units: int = 1, **counts: int) -> None:
         super().step(units, **counts)
-        if time.monotonic() - self._spoke >= self._every:
+        self.tick()
+
+    def tick(self) -> None:
+        if self._name and time.monotonic() - self._spoke >= self._every:
             self._spoke = time.monotonic()
             self.say(self._line())
 
@@ -161,6 +173,24 @@ class LiveProgress(_Counting):
 def progress_for(stream: TextIO) -> Progress:
     """A live line on a terminal, plain lines elsewhere."""
     return LiveProgress() if stream.isatty() else PlainProgress(stream)
+
+
+def _told(traffic: Mapping[str, int]) -> list[str]:
+    """What is going on with served models; nothing where none was asked."""
+    said = [
+        f"{traffic[name]} {words}"
+        for name, words in (("in_flight", "in flight"), ("resting", "to be tried again"))
+        if traffic.get(name)
+    ]
+    tokens = traffic.get("input_tokens", 0) + traffic.get("output_tokens", 0)
+    return [*said, f"{_short(tokens)} tokens"] if tokens else said
+
+
+def _short(number: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
 
 
 def _clock(seconds: float) -> str:

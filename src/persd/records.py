@@ -269,6 +269,7 @@ class Call:
 Outcome = Literal[
     "in_flight",  # sent, and nothing came back yet
     "lost",  # was in flight when its process died
+    "batched",  # in a batch at the provider, or answered there and not used yet
     "rate_limited",  # turned away for now: 429
     "refused",  # turned away for good: a wrong key, an unknown model
     "server_error",  # 5xx
@@ -302,6 +303,35 @@ class Try:
     """The reply, whole, where one came back."""
     detail: str = ""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Questions sent together, to be answered within a day; known before the provider knows it."""
+
+    key: str
+    """Its rows and when they were sent; the provider keeps it, so that the batch is found again."""
+    role: Literal["student", "teacher"]
+    model: str
+    endpoint: str
+    created: float
+    """Unix time."""
+    rows: int
+    batch_id: str | None = None
+    """The provider's name for it; None: it may not have been created."""
+    state: Literal["open", "collected"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A question in a batch; what was sent is the Try of this ``call_id`` and ``sent``."""
+
+    call_id: str
+    batch: str
+    """The batch's key."""
+    sent: float
+    result: str | None = None
+    """The provider's whole JSON line, until it has been used; None: none came, or it was used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,21 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, overload
 
 from persd import tasks as task_sources
+from persd.batches import Batches, refuse_open
 from persd.calibrate import limits_from
-from persd.calls import Asker, Traffic
+from persd.calls import Answer, Asker, Traffic
 from persd.config import Config, Endpoint, changed_keys, stage_of, to_json
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.models import Role, Throttles, is_served, open_model
-from persd.money import FREE, Budget, Price, price_of
+from persd.models.openai_batch import BatchModel
+from persd.money import FREE, Budget, Price, price_of, spent_on
 from persd.progress import Progress
 from persd.records import Solution, State, Task, TaskState, Verdict, content_id
 from persd.sandbox import Limits, Sandbox
@@ -27,6 +29,9 @@ from persd.verify import Cache, Job, verify
 
 T = TypeVar("T")
 
+Tests = Literal["hidden", "seen"]
+#: Stands for the verdict on nothing.
+NOTHING = Verdict("", "not_run", reason="nothing to judge")
 #: Reason of the verdict on a reply without code.
 NO_CODE = "no code in the reply"
 #: How a reply of the student ends where nothing was attempted, and the state its task ends in.
@@ -35,6 +40,8 @@ NOT_ATTEMPTS: Mapping[str, State] = {
     "prompt_not_encodable": "too_long",
     "rejected": "unavailable",
     "empty": "unavailable",
+    "refused": "unavailable",
+    "filtered": "unavailable",
 }
 
 
@@ -49,7 +56,18 @@ class Case:
     """The judge's verdict on the attempt."""
     refinement: Solution | None = None
     tries: tuple[tuple[Solution, Verdict], ...] = ()
-    """Repairs that failed, each with its verdict."""
+    """Repairs that did not do, each with its verdict."""
+    since: int = 0
+    """Where in ``tries`` those of the present teacher begin."""
+    passing: Solution | None = None
+    """A repair that passes but strays from the attempt; a closer one is being asked for."""
+    missing: Answer | None = None
+    """The answer that the present teacher did not give."""
+
+    @property
+    def own_tries(self) -> tuple[tuple[Solution, Verdict], ...]:
+        """The present teacher's tries."""
+        return self.tries[self.since :]
 
 
 class Run:
@@ -69,9 +87,11 @@ class Run:
         self.traffic = Traffic()
         self.stopping = threading.Event()
         """Set: finish what is paid for, begin nothing."""
+        self.progress.watch(self.traffic.counts)
         self._box: Sandbox | None = None
-        self._verdicts = Cache()
+        self._verdicts = Cache(size=20_000)
         self._shown: list[str] = []
+        self._is_collecting = False
         self.ledger = self._stack.enter_context(Ledger(self.dir))
         try:
             self._agree()
@@ -176,6 +196,11 @@ class Run:
                 answered=answered,
                 throttles=self._throttles,
             )
+            batches = None
+            if isinstance(model, BatchModel):
+                batches = Batches(model, self.progress.say)
+            elif is_served(spec, role):
+                refuse_open(self.ledger, role, spec)
             price = price_for(spec, role)
             if spec.budget_usd is not None and price is None:
                 raise UserError(
@@ -192,6 +217,7 @@ class Run:
                 traffic=self.traffic,
                 stopping=self.stopping,
                 tick=self.progress.tick,
+                batches=batches,
             )
             self._askers[role, place] = found
         return found
@@ -206,7 +232,7 @@ class Run:
                 unpriced = self.ledger.unpriced(role=role, model=spec.model)
                 spent += sum(price.cost(usage) for usage in unpriced)
                 tries = self.ledger.tries(role=role, model=spec.model)
-                spent += sum(price.cost(t.usage) if t.usd is None else t.usd for t in tries)
+                spent += sum(spent_on(t, price) for t in tries)
             self._budgets[key] = Budget(spec.budget_usd, spent)
         return self._budgets[key]
 
@@ -231,32 +257,44 @@ class Run:
         """The config's limits on a program, or None: the judge's own."""
         return limits_of(self.config)
 
+    @overload
     def judge(
-        self,
-        items: Iterable[tuple[T, Task, Solution]],
-        tests: Literal["hidden", "seen"] = "hidden",
-    ) -> Iterator[tuple[T, Verdict]]:
-        """Store and judge solutions, in order, streaming; a stored verdict is not made again."""
-        queue: deque[tuple[T, Verdict | None]] = deque()
+        self, items: Iterable[tuple[T, Task, Solution]], tests: Tests = "hidden"
+    ) -> Iterator[tuple[T, Verdict]]: ...
 
-        def jobs() -> Iterator[Job]:
+    @overload
+    def judge(
+        self, items: Iterable[tuple[T, Task, Solution | None]], tests: Tests = "hidden"
+    ) -> Iterator[tuple[T, Verdict | None]]: ...
+
+    def judge(
+        self, items: Iterable[tuple[T, Task, Solution | None]], tests: Tests = "hidden"
+    ) -> Iterator[tuple[T, Verdict | None]]:
+        """Store and judge solutions, in order, streaming; a stored verdict is not made again,
+        and an item without a solution is handed on in its turn."""
+        queue: deque[tuple[T, bool]] = deque()
+
+        def jobs() -> Iterator[Job | Verdict]:
             for item, task, solution in items:
-                self.ledger.add_solution(solution)
-                verdict = self._known(solution, tests)
-                queue.append((item, verdict))
-                if verdict is None:
+                known = NOTHING if solution is None else self._stored(solution, tests)
+                queue.append((item, known is not None))
+                if solution is None or known is not None:
+                    yield known or NOTHING
+                else:
                     code = solution.code or ""
                     yield Job(solution.solution_id, task, code, tests, self.limits)
 
         for verdict in verify(self.box, jobs(), cache=self._verdicts):
-            while queue[0][1] is not None:
-                yield queue.popleft()  # type: ignore[misc]
-            self.ledger.add_verdict(verdict)
-            yield queue.popleft()[0], verdict
-        while queue:
-            yield queue.popleft()  # type: ignore[misc]
+            item, is_known = queue.popleft()
+            if not is_known:
+                self.ledger.add_verdict(verdict)
+            yield item, None if verdict is NOTHING else verdict
 
-    def _known(self, solution: Solution, tests: Literal["hidden", "seen"]) -> Verdict | None:
+    def _stored(self, solution: Solution, tests: Tests) -> Verdict | None:
+        self.ledger.add_solution(solution)
+        return self._known(solution, tests)
+
+    def _known(self, solution: Solution, tests: Tests) -> Verdict | None:
         stored = self.ledger.verdict(solution.solution_id, tests)
         if solution.kind == "attempt" and solution.finish in NOT_ATTEMPTS:
             return Verdict(solution.solution_id, "not_run", tests, solution.finish)
@@ -272,12 +310,41 @@ class Run:
 
     # -- rounds and states ----------------------------------------------------------------
 
-    def begin_round(self, round: int) -> Unfinished:
-        """The tasks that have no final state in this round yet."""
+    @contextmanager
+    def collecting(
+        self, round: int, pilot: Sequence[Task] | None = None
+    ) -> Iterator[Iterable[Task]]:
+        """The tasks (or those of a pilot) that have no final state in this round yet.
+
+        While it lasts ``stop`` is heeded: what is under way is finished, and on leaving
+        KeyboardInterrupt is raised.
+        """
+        tasks: Iterable[Task] = Unfinished(self.ledger, round)
         todo = self.ledger.count_unfinished(round)
+        if pilot is not None:
+            wanted = {t.task_id for t in pilot}
+            tasks = [t for t in tasks if t.task_id in wanted]
+            todo = len(tasks)
         if todo:
             self.progress.stage(f"round {round}", todo)
-        return Unfinished(self.ledger, round)
+        self._is_collecting = True
+        try:
+            yield tasks
+        finally:
+            self._is_collecting = False
+        if self.stopping.is_set():
+            raise KeyboardInterrupt
+
+    def stop(self) -> int | None:
+        """Begin nothing more: calls under way are finished and judged, then the run ends.
+
+        Returns how many calls are under way; None: it cannot be stopped softly now, for it is
+        not collecting, or was asked to before.
+        """
+        if not self._is_collecting or self.stopping.is_set():
+            return None
+        self.stopping.set()
+        return self.traffic.in_flight
 
     def end(self, case: Case, round: int, state: State, detail: str = "") -> None:
         """A task's end in a round."""
@@ -364,11 +431,16 @@ def of_student(spec: Endpoint, model: str) -> Endpoint:
     """The student's settings for a checkpoint of it, which is loaded, not served."""
     if model == spec.model:
         return spec
-    return spec.model_copy(update={"model": model, "base_url": None})
+    return spec.model_copy(update={"model": model, "base_url": None, "mode": "live"})
 
 
 def price_for(spec: Endpoint, role: Role) -> Price | None:
-    """What a model costs: the user's price, the list's (None: unknown), nothing if it runs here."""
+    """What a model costs: the user's price, the list's (None: unknown), nothing if it runs here.
+
+    Both are those of a call; in a batch a call costs a share of them (``money.price_of``).
+    """
+    batch = spec.mode == "batch"
     if spec.price is not None:
-        return Price(spec.price.input, spec.price.output, spec.price.cached)
-    return price_of(spec.model, spec.base_url) if is_served(spec, role) else FREE
+        price = Price(spec.price.input, spec.price.output, spec.price.cached)
+        return price.times(spec.price.batch) if batch else price
+    return price_of(spec.model, spec.base_url, batch=batch) if is_served(spec, role) else FREE

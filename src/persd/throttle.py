@@ -29,6 +29,9 @@ QUEUEING = 3.0
 LONGEST_HOLD = 120.0
 #: Seconds of a minute's allowance that may be used at once.
 BURST = 2.0
+#: Seconds between looks, in line, at whether the run is being stopped: who is at its head may
+#: belong to another that is not.
+_LOOK = 2.0
 
 
 class Stopped(Exception):
@@ -67,7 +70,7 @@ class _Window:
     seconds: list[float] = field(default_factory=list)
     told: float = 0.0
     """Longest wait that a refused call was told, in seconds."""
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def count(self) -> int:
@@ -119,7 +122,16 @@ class Throttle:
                 self._changed.notify_all()
 
     def _wait(self, tokens: int, stopping: Callable[[], bool]) -> None:
-        with self._head, self._changed:
+        while not self._head.acquire(timeout=_LOOK):
+            if stopping():
+                raise Stopped
+        try:
+            self._wait_at_head(tokens, stopping)
+        finally:
+            self._head.release()
+
+    def _wait_at_head(self, tokens: int, stopping: Callable[[], bool]) -> None:
+        with self._changed:
             while not stopping():
                 now = time.monotonic()
                 pause = self._pause(now)

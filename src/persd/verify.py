@@ -22,13 +22,14 @@ __all__ = ["Cache", "Job", "Limits", "Sandbox", "Task", "Test", "Verdict", "veri
 
 def verify(
     box: Sandbox,
-    jobs: Iterable[Job],
+    jobs: Iterable[Job | Verdict],
     *,
     batch: bool = False,
     cache: Cache | None = None,
     repeats: int = 1,
 ) -> Iterator[Verdict]:
-    """Verdicts in the order of the jobs, as they are ready, in flat memory.
+    """Verdicts in the order of the jobs, as they are ready, in flat memory; one that is known
+    already, and stands in a job's place, comes back in its turn.
 
     ``batch``: tame programs (``sandbox/tame.py``) share processes, ``BATCH`` at a time, and each
     that does not pass is run again alone; quicker, and weaker between the programs of a batch:
@@ -61,6 +62,15 @@ class _Case:
         self.verdict: Verdict | None = None
 
 
+class _Known:
+    """A verdict that was there before, in its turn."""
+
+    __slots__ = ("verdict",)
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict: Verdict | None = verdict
+
+
 class _Line:
     """Jobs in order, each taken through its steps as the sandbox answers."""
 
@@ -70,12 +80,15 @@ class _Line:
         self.session, self.box, self.batch = session, box, batch
         self.cache, self.repeats = cache, repeats
         self.references = References.of(box)
-        self.order: deque[_Case] = deque()
+        self.order: deque[_Case | _Known] = deque()
         self.group: list[tuple[_Case, Program]] = []
         self.waiting: dict[str, list[_Case]] = {}
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job | Verdict) -> None:
         """Begin a job, unless its verdict is known or being found."""
+        if isinstance(job, Verdict):
+            self.order.append(_Known(job))
+            return
         key = "" if self.cache is None else job_key(job, self.repeats)
         case = _Case(job, _steps(job, self.references, self.repeats), key)
         self.order.append(case)

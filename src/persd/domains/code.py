@@ -12,9 +12,11 @@ from persd.domains.prompts import (
     refine_prompt,
     shorten,
     task_prompt,
+    teacher_closer,
     teacher_direct,
     teacher_refine,
     teacher_retry,
+    teacher_shorter,
 )
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "refine_prompt",
     "shorten",
     "task_prompt",
+    "teacher_closer",
     "teacher_direct",
     "teacher_refine",
     "teacher_retry",
+    "teacher_shorter",
     "undefined_names",
 ]

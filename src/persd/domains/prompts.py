@@ -90,6 +90,17 @@ def teacher_retry(messages: tuple[Message, ...], reply: str, feedback: str) -> t
     return (*messages, Message("assistant", reply), Message("user", again))
 
 
+def teacher_closer(messages: tuple[Message, ...], reply: str) -> tuple[Message, ...]:
+    """The chat that asks once more for a repair that passes, but strays from the attempt."""
+    return (*messages, Message("assistant", reply), Message("user", TEACHER_CLOSER))
+
+
+def teacher_shorter(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The chat asked afresh after a reply that the limit of length had cut."""
+    last = messages[-1]
+    return (*messages[:-1], Message(last.role, f"{last.content}\n\n{TEACHER_SHORTER}"))
+
+
 def shorten(text: str, limit: int = VALUE_LIMIT) -> str:
     """The text, or its two ends with the count of characters left out between them."""
     text = text.strip()
@@ -187,7 +198,13 @@ Rules for every answer:
 - Keep the function's name and its parameters exactly as given.
 - Do what the task asks, return what its tests expect, and read no input.
 - Keep every import, helper and constant that the function needs.
-- Reply with one fenced python block that holds the whole function, and nothing else."""
+- Reply with one fenced python block that holds the whole function, and nothing else.
+
+Rules for repairing an attempt:
+- Change as little as will make it right: keep the student's approach, structure, names and \
+style, and stay closest to the attempt.
+- Only where the approach is hopeless, write the function afresh.
+- Do not write code for the one input that is shown."""
 
 TEACHER_DIRECT = """Write the function for this task.
 
@@ -207,10 +224,8 @@ It was executed, with this result:
 
 {feedback}
 
-Repair the attempt. Change as little as will make it right: keep the student's approach, \
-structure, names and style, and stay closest to the attempt. Only where the approach is \
-hopeless, write the function afresh. Do not write code for this one input. Reply with one \
-fenced python block that holds the whole repaired function."""
+Repair the attempt, by the rules for repairing, and reply with one fenced python block that \
+holds the whole repaired function."""
 
 TEACHER_RETRY = """That repair was executed and does not pass:
 
@@ -218,3 +233,9 @@ TEACHER_RETRY = """That repair was executed and does not pass:
 
 Repair the student's attempt again, under the same rules: as close to it as you can, in one \
 fenced python block that holds the whole function."""
+
+TEACHER_CLOSER = """That repair passes, but it is further from the student's attempt than need be. \
+Repair the attempt once more: start from the student's own text and change only the lines that \
+must be, in one fenced python block that holds the whole function."""
+
+TEACHER_SHORTER = "Reply with the code alone: a reply longer than it must be is cut off."

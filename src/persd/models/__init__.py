@@ -128,9 +128,10 @@ def open_model(
     """
     kind, _, rest = spec.model.partition(":")
     if is_served(spec, role):
+        from persd.models.openai_batch import BatchModel
         from persd.models.openai_chat import OpenAIModel
 
-        served = OpenAIModel(
+        served = (BatchModel if spec.mode == "batch" else OpenAIModel)(
             spec.model,
             base_url=spec.base_url,
             api=spec.api or "chat",

@@ -6,7 +6,8 @@ passes the limiter and the budget and is counted (``persd.calls``). The key is r
 environment when the first call is made and is never stored, logged or put in a ledger.
 
 A reply is read as plain JSON, field by field: endpoints differ in all but the outline. Each
-thread has a client and a connection of its own, which costs half the CPU time of a shared pool.
+thread has a client and a connection of its own, which costs half the CPU time of a shared pool;
+when it ends, another takes them over.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from persd.throttle import Throttle, seconds_of
 
 #: Settings that a model may refuse.
 _SETTINGS = frozenset({"max_tokens", "temperature", "top_p", "seed"})
+#: Characters from which a key is a secret rather than a word that a local server is given.
+_SECRET = 16
 #: Seconds to reach an endpoint.
 _CONNECT = 20.0
 #: How endpoints say why they stopped, where they do not say it as OpenAI does.
@@ -73,6 +76,7 @@ class OpenAIModel:
             "api": api,
         }
         self._clients: list[Any] = []
+        self._idle: list[Any] = []
         self._own = threading.local()
         self._lock = threading.Lock()
         self._tls: Any = None
@@ -104,27 +108,36 @@ class OpenAIModel:
             for client in self._clients:
                 client.close()
             self._clients.clear()
-            self._own = threading.local()
+            # those of threads that have not ended yet are not to be used again
+            self._idle, self._own = [], threading.local()
 
     # -- the connection -------------------------------------------------------------------
 
     def client(self) -> Any:
         """This thread's ``openai.OpenAI``."""
-        if not hasattr(self._own, "client"):
-            import httpx2
-            import openai
+        if not hasattr(self._own, "lent"):
+            try:
+                client = self._idle.pop()
+            except IndexError:
+                client = self._new_client()
+            self._own.lent = _Lent(client, self._idle)
+        return self._own.lent.client
 
-            timeout = httpx2.Timeout(self._timeout, connect=min(_CONNECT, self._timeout))
-            self._own.client = openai.OpenAI(
-                api_key=self._key(),
-                base_url=self._base_url,
-                max_retries=0,
-                timeout=timeout,
-                http_client=openai.DefaultHttpxClient(verify=self._certificates(), timeout=timeout),
-            )
-            with self._lock:
-                self._clients.append(self._own.client)
-        return self._own.client
+    def _new_client(self) -> Any:
+        import httpx2
+        import openai
+
+        timeout = httpx2.Timeout(self._timeout, connect=min(_CONNECT, self._timeout))
+        client = openai.OpenAI(
+            api_key=self._key(),
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultHttpxClient(verify=self._certificates(), timeout=timeout),
+        )
+        with self._lock:
+            self._clients.append(client)
+        return client
 
     def _certificates(self) -> Any:
         """What all clients check servers by; reading it costs more than a call."""
@@ -137,7 +150,7 @@ class OpenAIModel:
         return self._tls
 
     def _key(self) -> str:
-        key = os.environ.get(self._key_env, "")
+        key = os.environ.get(self._key_env, "").strip()
         if not key and is_loopback(self._base_url):
             return "none-needed"
         if not key:
@@ -146,7 +159,21 @@ class OpenAIModel:
                 where="environment",
                 hint=f"export {self._key_env}=..., or name another variable in api_key_env",
             )
+        if not (key.isascii() and key.isprintable()):  # the SDK's error would show it
+            raise UserError(
+                f"{self._key_env} holds characters that no key has",
+                where="environment",
+                hint=f"export {self._key_env}=..., the key alone",
+            )
         return key
+
+    def _without_key(self, text: str) -> str:
+        """A text from outside, fit to be kept: some endpoints repeat the key they were given."""
+        key = os.environ.get(self._key_env, "").strip()
+        return text.replace(key, "***") if len(key) >= _SECRET else text
+
+    def _short(self, error: object) -> str:
+        return " ".join(self._without_key(str(error)).split())[:300]
 
     # -- one try --------------------------------------------------------------------------
 
@@ -159,15 +186,11 @@ class OpenAIModel:
             # before anything was answered the settings are at fault; later, this one prompt is
             if not self._answered:
                 raise self._mend(e) from e
-            return Completion("", finish="rejected", note=_short(e))
-        except openai.APIStatusError as e:
-            raise self._status(e) from e
-        except openai.APIConnectionError as e:
-            raise self._broken(e) from e
-        except openai.OpenAIError as e:  # the SDK cannot make the call at all
-            raise UserError(f"{self.name}: {_short(e)}", where=self.where) from e
+            return Completion("", finish="rejected", note=self._short(e))
+        except openai.OpenAIError as e:
+            raise self.failure(e) from e
         self.throttle.told(reply.headers)
-        completion = self._completion(reply.text, request)
+        completion = self._completion(self._without_key(reply.text), request)
         self._answered = True
         return completion
 
@@ -218,7 +241,7 @@ class OpenAIModel:
     def _completion(self, text: str, request: Request) -> Completion:
         try:
             plain = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             plain = None
         found = self.read(plain, request)
         if found is None:
@@ -244,7 +267,7 @@ class OpenAIModel:
         if not isinstance(plain, dict) or not isinstance(plain.get("choices"), list):
             return None
         model = plain["model"] if isinstance(plain.get("model"), str) else ""
-        usage = _usage(plain.get("usage"))
+        usage = usage_of(plain.get("usage"))
         choice = plain["choices"][0] if plain["choices"] else None
         if choice is None:
             return Completion("", "empty", usage, model=model)
@@ -280,21 +303,32 @@ class OpenAIModel:
             self._called = told
         return told == self._called
 
+    def failure(self, error: Any) -> Exception:
+        """What an error of the SDK amounts to: TryAgain, or UserError."""
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            return self._status(error)
+        if isinstance(error, openai.APIConnectionError):
+            return self._broken(error)
+        # the SDK cannot make the call at all
+        return UserError(f"{self.name}: {self._short(error)}", where=self.where)
+
     def _status(self, error: Any) -> Exception:
         status = error.status_code
         wait = _retry_after(error.response.headers)
         if status == 429 and error.code == "insufficient_quota":
             return UserError(
-                f"{self.name} refused the call (429): {_short(error)}",
+                f"{self.name} refused the call (429): {self._short(error)}",
                 where=self.where,
                 hint="the account behind the key has no money left; add some, then run it again",
             )
         if status == 429:
-            return TryAgain("rate_limited", _short(error), wait=wait)
+            return TryAgain("rate_limited", self._short(error), wait=wait)
         if status in (408, 409, 425) or status >= 500:
             silent = self._api == "chat" and not self._answered
             hint = '; if it is a base model, set api = "completions"' if silent else ""
-            return TryAgain("server_error", f"{status}: {_short(error)}{hint}", wait=wait)
+            return TryAgain("server_error", f"{status}: {self._short(error)}{hint}", wait=wait)
         return self._mend(error)
 
     def _broken(self, error: Any) -> TryAgain:
@@ -306,12 +340,15 @@ class OpenAIModel:
         unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         timed_out = isinstance(error, openai.APITimeoutError)
         kind: Outcome = "timeout" if timed_out else "connection"
-        detail = f"no answer within {self._timeout:g} s" if timed_out else _short(cause or error)
+        detail = (
+            f"no answer within {self._timeout:g} s" if timed_out else self._short(cause or error)
+        )
         return TryAgain(kind, detail, billed=not unsent)
 
     def _no_endpoint(self, text: str) -> UserError:
+        said = self._short(text)[:80]
         return UserError(
-            f"{self.name}: not an OpenAI-compatible endpoint: the reply is {_short(text)[:80]!r}",
+            f"{self.name}: not an OpenAI-compatible endpoint: the reply is {said!r}",
             where=self.where,
             hint="check base_url; it usually ends in /v1",
         )
@@ -324,10 +361,20 @@ class OpenAIModel:
         }
         hint = hints.get(error.status_code, "check the model's settings in the config")
         return UserError(
-            f"{self.name} refused the call ({error.status_code}): {_short(error)}",
+            f"{self.name} refused the call ({error.status_code}): {self._short(error)}",
             where=self.where,
             hint=hint,
         )
+
+
+class _Lent:
+    """A client while one thread has it."""
+
+    def __init__(self, client: Any, idle: list[Any]) -> None:
+        self.client, self._idle = client, idle
+
+    def __del__(self) -> None:  # the thread has ended
+        self._idle.append(self.client)
 
 
 def _turn(message: Message) -> dict[str, str]:
@@ -364,7 +411,8 @@ def _retry_after(headers: Any) -> float | None:
         return None
 
 
-def _usage(told: Any) -> Usage:
+def usage_of(told: Any) -> Usage:
+    """The tokens in a reply's ``usage``; not known where it does not say."""
     if not isinstance(told, dict):
         return Usage(known=False)
     asked, said = (_count(told.get(n)) for n in ("prompt_tokens", "completion_tokens"))
@@ -376,7 +424,7 @@ def _usage(told: Any) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value < 2**53 else None
 
 
 def _text(said: Any) -> str:
@@ -390,7 +438,3 @@ def _text(said: Any) -> str:
 def _encodable(text: str) -> str:
     # an attempt may hold lone surrogates, which JSON over HTTP cannot carry
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _short(error: object) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing beside it, read from the ledger.
 
-``summary`` says what the numbers are; ``page``, ``tables`` and ``view`` show them.
+``summary`` and ``money`` say what the numbers are; ``page``, ``tables`` and ``view`` show them.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 from persd.ledger import Ledger
 from persd.report import cases, sets, summary, teacher
+from persd.report.money import FATES, Money, Part, money
 from persd.report.summary import WORDS
 from persd.report.text import percent, stored_text, without_password
 
@@ -32,20 +33,26 @@ def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
     found = summary.funnels(ledger)
     keys, there = cases.select(ledger, limit=limit)
     released = summary.released_error_types(ledger)
+    paid, repairs = money(ledger), teacher.teacher(ledger)
     return {
         "name": ledger.run.resolve().name or "run",
         "lab": summary.is_lab(ledger),
         "facts": facts(ledger),
         "config": list(config_rows(summary.config_of(ledger))),
         "answerers": answerers(ledger),
-        "totals": summary.totals(ledger),
+        "totals": summary.totals(ledger, paid),
         "funnels": [_funnel(f) for f in found],
         "words": WORDS,
         "benchmarks": benchmarks(summary.results(ledger)),
         "errors": [_errors(e.failing, e.types, e) for e in summary.error_types(ledger)],
         "released": _errors(sum(released.values()), released) if released else None,
-        "teacher": teacher.teacher(ledger),
-        "spending": teacher.spending(ledger),
+        "money": paid,
+        "fates": FATES,
+        "money_bars": money_bars(paid),
+        "by_state": _dearest(paid.by_state),
+        "teacher": repairs,
+        "tries": _tries(repairs),
+        "cascade": teacher.cascade(repairs.tries, paid),
         "data_sets": sets.data_sets(ledger),
         "checkpoints": sets.trained(ledger),
         "closeness": sets.closeness(ledger),
@@ -64,7 +71,7 @@ def facts(ledger: Ledger) -> list[tuple[str, str]]:
     run, tasks = config.get("run") or {}, config.get("tasks") or {}
     found = [
         ("Folder", str(run.get("dir") or ledger.run)),
-        ("Tasks", f"{summary.totals(ledger)['tasks']:,} from {tasks.get('source', 'a file')}"),
+        ("Tasks", f"{ledger.count_tasks():,} from {tasks.get('source', 'a file')}"),
         ("Student", _model(config.get("student") or {})),
         ("Teacher", ", then ".join(_model(t) for t in config.get("teacher") or [])),
         ("Seed", str(run.get("seed", ""))),
@@ -155,6 +162,55 @@ def _funnel(found: summary.Funnel) -> dict[str, Any]:
 
 def _place(part: float, whole: float) -> str:
     return f"{100 * part / whole:.3f}" if whole else "0"
+
+
+def money_bars(paid: Money) -> list[dict[str, Any]]:
+    """A bar a fate; each begins where the last ended, so that together they are all the money."""
+    bars, before = [], 0.0
+    for part in paid.fates:
+        usd = part.sum.usd_known
+        bars.append(
+            {
+                "part": part,
+                "tone": _FATE_TONES.get(part.name, "open" if part.name == "open" else "dropped"),
+                "start": _place(before, paid.all.usd_known),
+                "width": _place(usd, paid.all.usd_known),
+                "share": _share(usd, paid.all.usd_known),
+            }
+        )
+        before += usd
+    return bars
+
+
+#: What was paid for is coloured like the tasks: taught, known already, dropped, or still open.
+_FATE_TONES: Mapping[str, str] = {
+    "repairs": "taught",
+    "direct": "taught",
+    "spare": "known",
+    "attempts": "known",
+    "evaluation": "known",
+}
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{percent(part / whole)} %" if whole else "–"
+
+
+def _dearest(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Bars of what a task of each state cost, scaled to the dearest."""
+    each = [p.usd_each or 0.0 for p in parts]
+    most = max(each, default=0.0)
+    return [{"part": p, "width": _place(usd, most)} for p, usd in zip(parts, each, strict=True)]
+
+
+def _tries(found: teacher.Teacher) -> list[dict[str, Any]]:
+    """A bar a try: the tasks it settled, of all with a repair, beginning where the last ended."""
+    bars, before = [], 0
+    for made in found.tries:
+        start, width = _place(before, found.tasks), _place(made.passed, found.tasks)
+        bars.append({"made": made, "start": start, "width": width})
+        before += made.passed
+    return bars
 
 
 def _errors(

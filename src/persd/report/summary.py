@@ -14,6 +14,7 @@ from typing import Any
 
 from persd.ledger import Ledger
 from persd.records import VARIANTS, Evaluation
+from persd.report.money import Money, Spend, Sum, money
 from persd.report.text import stored_text, usd
 
 #: State of a task that no stage has ended in this round yet.
@@ -194,36 +195,57 @@ def _most_first(counts: Counter[str]) -> dict[str, int]:
 # -- the whole in a few numbers -------------------------------------------------------------
 
 
-def totals(ledger: Ledger) -> dict[str, Any]:
-    """The run so far in a few numbers, all its processes together.
+def totals(ledger: Ledger, paid: Money | None = None) -> dict[str, Any]:
+    """The run so far in a few numbers, all its processes together; ``paid``: where it is known.
 
     Keys: ``tasks``; ``rounds`` begun; ``states`` of the latest round (they add up to
     ``tasks``); ``examples``: tasks with a verified repair, in whichever round; ``calls``
-    that were answered by the teacher and by a served student; ``usd`` of all calls, None
-    where a price is unknown, with ``usd_text`` in words; ``input_tokens`` and
-    ``output_tokens`` of those calls.
+    that were answered by the teacher and by a served student; ``input_tokens``,
+    ``output_tokens`` and ``cached_tokens`` (part of the input) of those calls.
+
+    Money: ``usd`` known to be paid, failed tries that were billed included, None
+    where a price is unknown, with ``usd_text`` in words; ``usd_at_risk``: what other tries may
+    have cost at most because nobody told, in no other figure, None where a price is unknown;
+    ``usd_wasted``, part of ``usd``: paid and led to no verified program; ``usd_per_example``:
+    ``usd`` over ``examples``, None where there is none; ``retries``: tries that failed, by
+    outcome; ``usd_by``: rows whose ``usd`` add up to ``usd``, with ``stage``, ``round`` (0:
+    of no round), ``role``, ``model``, ``calls``, ``tries`` (that failed), tokens.
     """
+    paid = paid or money(ledger)
     latest = funnels(ledger)[-1]
     roles = ["teacher", "student"] if _student_is_served(ledger) else ["teacher"]
-    marks = ",".join("?" * len(roles))
-    spent = ledger.query(
-        "SELECT COUNT(*) AS n, TOTAL(input_tokens) AS i, TOTAL(output_tokens) AS o "
-        f"FROM calls WHERE role IN ({marks})",
-        roles,
-    )[0]
-    money = ledger.query("SELECT TOTAL(usd) AS usd, COUNT(*) - COUNT(usd) AS unknown FROM calls")[0]
-    taught = ledger.query("SELECT COUNT(DISTINCT task_id) AS n FROM states WHERE state = 'refined'")
-    known = round(float(money["usd"]), 9)
+    spent = sum((s.sum for s in paid.spending if s.role in roles), Sum())
     return {
         "tasks": latest.tasks,
         "rounds": len(ledger.rounds()),
         "states": dict(latest.states),
-        "examples": taught[0]["n"],
-        "calls": spent["n"],
-        "usd": None if money["unknown"] else known,
-        "usd_text": money_text(known, money["unknown"]),
-        "input_tokens": int(spent["i"]),
-        "output_tokens": int(spent["o"]),
+        "examples": paid.examples,
+        "calls": spent.calls,
+        "usd": paid.all.usd,
+        "usd_text": money_text(paid.all.usd_known, paid.all.unknown),
+        "input_tokens": spent.input_tokens,
+        "output_tokens": spent.output_tokens,
+        "cached_tokens": spent.cached_tokens,
+        "usd_at_risk": paid.all.at_risk,
+        "usd_wasted": paid.wasted.usd,
+        "usd_per_example": paid.usd_per_example,
+        "retries": paid.retries,
+        "usd_by": [_spend_row(s) for s in paid.spending],
+    }
+
+
+def _spend_row(spend: Spend) -> dict[str, Any]:
+    return {
+        "stage": spend.stage,
+        "round": spend.round,
+        "role": spend.role,
+        "model": spend.model,
+        "calls": spend.sum.calls,
+        "tries": spend.sum.tries,
+        "input_tokens": spend.sum.input_tokens,
+        "output_tokens": spend.sum.output_tokens,
+        "cached_tokens": spend.sum.cached_tokens,
+        "usd": spend.sum.usd,
     }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from persd.ledger import Ledger
 from persd.report import sets, summary
-from persd.report.text import number, percent, share, visible
+from persd.report.money import FATES, WASTED, Money, Sum, money
+from persd.report.text import number, percent, share, usd, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,6 +104,65 @@ def _score(row: Mapping[str, Any], k: str, gap: str) -> str:
     interval = "" if low is None else f"{percent(low)}–{percent(high)}"
     interval = interval and (f" ({interval})" if gap == " " else f"\n{interval}")
     return f"{percent(row['pass@k'][k])}{interval}"
+
+
+def print_money(console: Console, ledger: Ledger, paid: Money | None = None) -> None:
+    """What was paid and what for; nothing where nothing was paid and no endpoint was asked.
+
+    ``paid``: the money where it is known already, so that it is not summed up again.
+    """
+    paid = paid or money(ledger)
+    if paid.all.is_money:
+        console.print(money_table(paid))
+        console.print(_text(money_line(paid)))
+
+
+def money_table(paid: Money) -> Table:
+    """A row a stage, round and model that was served or paid; all together at the foot."""
+    cached = bool(paid.all.cached_tokens)
+    table = _table("Calls and money")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("round", justify="right", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    for name in ("calls", "tokens in", *(["cached"] if cached else []), "out", "USD"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = [s for s in paid.spending if s.sum.is_money]
+    for s in shown:
+        table.add_row(s.stage, str(s.round or "–"), _text(s.model), *_amounts(s.sum, cached))
+    table.add_section()
+    table.add_row("all", "", "", *_amounts(sum((s.sum for s in shown), Sum()), cached))
+    return table
+
+
+def _amounts(found: Sum, cached: bool) -> list[str]:
+    tokens = [found.input_tokens, *([found.cached_tokens] if cached else []), found.output_tokens]
+    return [number(found.calls), *map(number, tokens), usd(found.usd).removesuffix(" USD")]
+
+
+def money_line(paid: Money) -> str:
+    """What a verified example cost, what was wasted and what went wrong, in one sentence."""
+    parts = []
+    if paid.examples and paid.usd_per_example is not None:
+        parts.append(f"{usd(paid.usd_per_example)} per verified example")
+    parts.append(f"wasted {usd(paid.wasted.usd)}{_wasted_on(paid)}")
+    if paid.retries:
+        reasons = ", ".join(f"{number(n)} {k.replace('_', ' ')}" for k, n in paid.retries.items())
+        count = sum(paid.retries.values())
+        parts.append(f"{number(count)} {'try' if count == 1 else 'tries'} failed: {reasons}")
+    if paid.all.untold:
+        most = "an unknown sum" if paid.all.at_risk is None else usd(paid.all.at_risk)
+        parts.append(f"up to {most} more for {number(paid.all.untold)} whose cost is not known")
+    return "; ".join(parts)
+
+
+def _wasted_on(paid: Money) -> str:
+    """By what it was paid for, in brackets."""
+    parts = [
+        f"{FATES[p.name]} {usd(p.sum.usd).removesuffix(' USD')}"
+        for p in paid.fates
+        if p.name in WASTED and p.sum.usd != 0
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def print_data_sets(console: Console, ledger: Ledger) -> None:

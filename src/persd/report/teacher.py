@@ -1,4 +1,4 @@
-"""What the teacher cost and how far its repairs held."""
+"""How far the teacher's repairs held: by kind, by try, by teacher."""
 
 from __future__ import annotations
 
@@ -6,29 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from persd.ledger import Ledger
+from persd.report.money import Money, Sum
 from persd.report.summary import notes_of
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """Calls of one model for one purpose in one round."""
-
-    role: str
-    model: str
-    purpose: str
-    """``attempt``, ``direct``, ``refinement`` or ``evaluation``."""
-    round: int
-    """0: no round owns them (direct answers, evaluation samples)."""
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    usd_known: float
-    unknown: int
-    """Calls whose price is not known."""
-
-    @property
-    def usd(self) -> float | None:
-        return None if self.unknown else self.usd_known
+from persd.report.text import stored_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +30,30 @@ class Repairs:
 
 
 @dataclass(frozen=True, slots=True)
+class Try:
+    """One teacher's repairs made at one try, over all rounds."""
+
+    number: int
+    """1: the first; counted on from teacher to teacher of a cascade."""
+    model: str
+    returned: int
+    judged: int
+    passed: int
+    closeness: float | None
+    """Mean similarity to the attempt, 0-1; None: of no repair it is known."""
+    closeness_passed: float | None
+    """The same of those that passed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Teacher:
-    """The teacher's part of a run."""
+    """The teacher's repairs of a run, several teachers of a cascade together."""
 
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    usd_known: float
-    unknown: int
-    verified: int
-    """Verified repairs that were kept, all rounds together."""
     repairs: tuple[Repairs, ...]
-
-    @property
-    def usd(self) -> float | None:
-        return None if self.unknown else self.usd_known
-
-    @property
-    def usd_per_verified(self) -> float | None:
-        """None: a price is unknown, or nothing was verified."""
-        if self.usd is None or not self.verified:
-            return None
-        return self.usd / self.verified
+    tries: tuple[Try, ...]
+    """In the order they are made."""
+    tasks: int
+    """Tasks with a repair, in each round anew."""
 
     @property
     def returned(self) -> int:
@@ -86,43 +68,71 @@ class Teacher:
         return sum(r.verified for r in self.repairs)
 
 
-def spending(ledger: Ledger) -> list[Spend]:
-    """All calls of a run, the teacher's first, by model, purpose and round."""
-    sql = (
-        "SELECT role, model, round, CASE WHEN role = 'student' AND round = 0 THEN 'evaluation' "
-        "ELSE purpose END AS use, COUNT(*) AS calls, TOTAL(input_tokens) AS i, "
-        "TOTAL(output_tokens) AS o, TOTAL(usd) AS usd, COUNT(*) - COUNT(usd) AS unknown "
-        "FROM calls GROUP BY role, model, use, round ORDER BY role DESC, round, use, model"
-    )
-    return [
-        Spend(
-            role=r["role"],
-            model=r["model"],
-            purpose=r["use"],
-            round=r["round"],
-            calls=r["calls"],
-            input_tokens=int(r["i"]),
-            output_tokens=int(r["o"]),
-            usd_known=round(float(r["usd"]), 9),
-            unknown=r["unknown"],
-        )
-        for r in ledger.query(sql)
-    ]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One teacher of the cascade."""
+
+    model: str
+    returned: int
+    settled: int
+    """Tasks it repaired, in each round anew."""
+    repairs: Sum
+    """What its repairs cost, failed ones and failed tries included."""
+
+    @property
+    def usd_each(self) -> float | None:
+        """USD of a task it settled. None: there is none, or a price is not known."""
+        return self.repairs.per(self.settled)
 
 
 def teacher(ledger: Ledger) -> Teacher:
-    """The teacher's calls, money and repairs over the whole run."""
-    spent = [s for s in spending(ledger) if s.role == "teacher"]
-    kept = ledger.query("SELECT COUNT(*) AS n FROM states WHERE state = 'refined'")[0]["n"]
-    return Teacher(
-        calls=sum(s.calls for s in spent),
-        input_tokens=sum(s.input_tokens for s in spent),
-        output_tokens=sum(s.output_tokens for s in spent),
-        usd_known=round(sum(s.usd_known for s in spent), 9),
-        unknown=sum(s.unknown for s in spent),
-        verified=kept,
-        repairs=repairs(ledger),
+    """The teacher's repairs over the whole run."""
+    sql = (
+        "SELECT COUNT(*) AS n FROM (SELECT DISTINCT task_id, round FROM solutions "
+        "WHERE kind = 'refinement' AND benchmark = '')"
     )
+    return Teacher(repairs(ledger), tries(ledger), ledger.query(sql)[0]["n"])
+
+
+def tries(ledger: Ledger) -> tuple[Try, ...]:
+    """Repairs by the number of their try and by who made them."""
+    sql = (
+        "SELECT s.attempt, s.author, COUNT(*) AS returned, COUNT(v.status) AS judged, "
+        "COUNT(CASE WHEN v.status = 'passed' THEN 1 END) AS passed, AVG(s.closeness) AS near, "
+        "AVG(CASE WHEN v.status = 'passed' THEN s.closeness END) AS near_passed "
+        "FROM solutions s LEFT JOIN verdicts v "
+        "ON v.solution_id = s.solution_id AND v.tests = 'hidden' "
+        "WHERE s.kind = 'refinement' AND s.benchmark = '' "
+        "GROUP BY s.attempt, s.author ORDER BY s.attempt, s.author"
+    )
+    return tuple(
+        Try(
+            number=r["attempt"],
+            model=stored_text(r["author"]),
+            returned=r["returned"],
+            judged=r["judged"],
+            passed=r["passed"],
+            closeness=r["near"],
+            closeness_passed=r["near_passed"],
+        )
+        for r in ledger.query(sql)
+    )
+
+
+def cascade(found: Sequence[Try], paid: Money) -> list[Place]:
+    """The teachers in the order they are asked, with what their repairs cost."""
+    places = []
+    for model in dict.fromkeys(t.model for t in found):
+        mine = [t for t in found if t.model == model]
+        places.append(
+            Place(
+                model=model,
+                returned=sum(t.returned for t in mine),
+                settled=sum(t.passed for t in mine),
+                repairs=paid.of_repairs(model),
+            )
+        )
+    return places
 
 
 def repairs(ledger: Ledger) -> tuple[Repairs, ...]:
