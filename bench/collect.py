@@ -13,7 +13,8 @@ process of its own (``collectors/``), one after another:
 
 A ratio is wall time over (calls x latency / calls in flight), which is what an endpoint that
 never refuses allows at best; ``asking`` is from the first question to the last answer, ``whole``
-the process. CPU is that of the process and its children; memory is the peak RSS of the process.
+the process. CPU is that of the process and its children; memory is the peak RSS of the process
+without them.
 A row is lost where its question has not exactly one right answer at the end. The load average
 of the machine stands beside each line: what others do at the same time changes the figures.
 """

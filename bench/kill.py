@@ -1,7 +1,7 @@
 """Kill a run at random, many times, and see whether anything is lost or paid twice.
 
     python bench/kill.py                   a scripted student, a served teacher, one call at once
-    python bench/kill.py --kills 200 --tasks 2000 --in-flight 64
+    python bench/kill.py --kills 200 --tasks 2000 --in-flight 64 --longest 1.8
     python bench/kill.py --kills 20 --lab  the embedded student and teacher, trained as well
 
 The same run is made once without interruption. Each kill is SIGKILL to the whole process group
@@ -314,7 +314,7 @@ def main() -> None:
     )
     for name, default in (("kills", 20), ("tasks", 240), ("seed", 0), ("in-flight", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--latency", type=float, default=0.5, help="seconds of a call, at least")
+    parser.add_argument("--latency", type=float, default=1.0, help="seconds of a call, at least")
     parser.add_argument("--jitter", type=float, default=1.0, help="the most added, as a share")
     parser.add_argument("--longest", type=float, help="seconds of a life after its first question")
     parser.add_argument("--lab", action="store_true")

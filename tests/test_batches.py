@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def make_asker(
             ledger,
             HALF,
             Budget(cap, spent),
-            Retry(tries=3, first=0.01),
+            Retry(tries=3, unusable=2, first=0.01),
             batches=Batches(model, said.append, PAUSES),
         ),
         said,
@@ -92,6 +93,8 @@ def test_half_the_price_for_every_answer(ledger: Ledger, server: Any) -> None:
     assert ledger.spent(role="teacher") == pytest.approx(live / 2)
     assert asker.budget.spent_usd == pytest.approx(live / 2)
     assert ledger.tries() == []
+    # the answers are calls now, and not kept twice
+    assert ledger.query("SELECT COUNT(result) FROM batch_rows")[0][0] == 0
     assert asker.traffic.in_flight == 0
     assert asker.traffic.answered == 30
     # nothing is asked again
@@ -134,10 +137,10 @@ def test_an_expired_batch_is_recovered(ledger: Ledger, server: Any) -> None:
 
 
 def test_answers_are_handed_on_before_the_last_retry(ledger: Ledger, server: Any) -> None:
-    server.set(batch_expire_share=0.5)
+    server.set(batch_expire_share=0.5, batch_seconds=0.5)
     answers = served(ledger, server).complete(questions(10))
     next(answers)
-    assert server.stats()["batches"] == 1
+    assert server.stats()["batch_rows_answered"] == 5
     assert len(list(answers)) == 9
 
 
@@ -374,12 +377,18 @@ def test_a_row_without_an_answer_is_asked_again(
     assert asker.budget.spent_usd == pytest.approx(at_risk(ledger))
 
 
-def test_a_row_that_never_works_is_given_up(ledger: Ledger) -> None:
-    answers, provider, _ = ask(ledger, lambda r, n: bad(500, "broken") if is_odd(r) else good())
+@pytest.mark.parametrize(
+    ("odd", "why", "tries"),
+    [(bad(500, "broken"), "500: broken", 3), (good(""), "the reply is empty", 2)],
+)
+def test_a_row_that_never_works_is_given_up(
+    ledger: Ledger, odd: dict[str, Any], why: str, tries: int
+) -> None:
+    answers, provider, _ = ask(ledger, lambda r, n: odd if is_odd(r) else good())
     (missing,) = [a for a in answers if a.completion is None]
     assert missing.missing == "unavailable"
-    assert "500: broken (after 3 tries)" in missing.detail
-    assert [len(f) for f in provider.files] == [4, 1, 1]
+    assert f"{why} (after {tries} tries)" in missing.detail
+    assert [len(f) for f in provider.files] == [4] + [1] * (tries - 1)
 
 
 def test_a_refused_prompt_is_an_answer(ledger: Ledger) -> None:
@@ -388,6 +397,18 @@ def test_a_refused_prompt_is_an_answer(ledger: Ledger) -> None:
     assert found["t3"] is not None
     assert (found["t3"].finish, found["t3"].note) == ("rejected", "400: too long")
     assert asker.budget.spent_usd == pytest.approx(3 * 10e-6)
+
+
+def test_where_prompts_alone_are_refused_later_they_are_at_fault(ledger: Ledger) -> None:
+    refused = {f"t{n}" for n in range(2, 5)}
+
+    def say(request: Request, number: int) -> dict[str, Any]:
+        return bad(400, "too long") if request.task.task_id in refused else good()
+
+    asker, _ = make_asker(ledger, Provider(say))
+    list(asker.complete(questions(2)))
+    answers = list(asker.complete(questions(5, first=2)))
+    assert [a.completion and a.completion.finish for a in answers] == ["rejected"] * 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429])
@@ -418,7 +439,7 @@ def test_a_lost_reply_to_the_creation_makes_no_second_batch(ledger: Ledger) -> N
 
 def test_a_provider_that_is_away_for_a_while_is_waited_for(ledger: Ledger) -> None:
     provider = Provider(lambda r, n: good())
-    look, away = provider.look, iter(range(8))  # longer than one question would be tried
+    look, away = provider.look, iter(range(5))  # longer than one question would be tried
 
     def look_later(name: str) -> dict[str, Any] | None:
         if next(away, None) is not None:
@@ -493,6 +514,40 @@ def test_a_provider_that_is_away_is_asked_by_the_next_run(ledger: Ledger) -> Non
     answers = list(asker.complete(questions(2)))
     assert [a.missing for a in answers] == ["unavailable"] * 2
     assert at_risk(ledger) == 0.0
+
+
+def test_a_batch_is_waited_for_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that goes out beside another does not wait for it, nor collects it as well."""
+    monkeypatch.setattr(BatchModel, "batch", 2)
+    provider = Provider(lambda r, n: good())
+    look, looks = provider.look, iter(range(200))
+
+    def look_last(name: str) -> dict[str, Any] | None:
+        wait = len(provider.batches) < 2 and next(looks, None) is not None
+        return {"status": "in_progress"} if wait else look(name)
+
+    def source() -> Iterator[Request]:
+        yield from questions(2)
+        while not ledger.open_batches("teacher", "fake", provider.where):
+            pass
+        yield from questions(4, first=2)
+
+    provider.look = look_last  # type: ignore[method-assign, assignment]
+    asker, _ = make_asker(ledger, provider)
+    assert all(a.completion for a in asker.complete(source()))
+    assert next(looks, None) is not None
+    assert provider.asked == dict.fromkeys(provider.asked, 1)
+
+
+def test_a_batch_is_found_among_many(server: Any) -> None:
+    model = BatchModel("fake", base_url=server.url)
+    began = time.time()
+    file = model.upload(model.lines([("a", make_request(1))]))
+    made = [model.create(file, "/v1/chat/completions", f"key {n}") for n in range(103)]
+    assert model.find("key 1", began) == made[1]  # on the second page
+    assert model.find("key 101", began) == made[101]
+    assert model.find("no such key", began) is None
+    model.close()
 
 
 def test_several_units_are_under_way_together(

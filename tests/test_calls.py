@@ -362,7 +362,8 @@ def test_what_is_given_up_says_why(ledger: Ledger, kind: Outcome, retry: Retry, 
 
 
 def test_waiting_for_a_turn_is_no_failure(ledger: Ledger) -> None:
-    throttle, failed = Throttle(1), []
+    throttle = Throttle(1)
+    failed: list[Request] = []
 
     def script(request: Request) -> str:
         if not failed:
@@ -484,8 +485,7 @@ def test_a_stop_ends_what_waits_for_a_turn_or_its_next_try(ledger: Ledger) -> No
 
 
 def test_closing_waits_for_what_is_paid_for_and_for_nothing_else(ledger: Ledger) -> None:
-    release = threading.Event()
-    rested = threading.Event()
+    gate, rested = Gate(1), threading.Event()
 
     def script(request: Request) -> str:
         name = request.task.task_id
@@ -493,15 +493,16 @@ def test_closing_waits_for_what_is_paid_for_and_for_nothing_else(ledger: Ledger)
             rested.set()
             raise TryAgain("server_error", "busy", wait=100.0)
         if name == "t2":
-            assert release.wait(30)
+            return gate(request)
+        gate.wait()
+        assert rested.wait(30)
         return "ok"
 
     asker = teacher(ledger, served(script, 3))
     answers = asker.complete(make_request(n) for n in range(3))
     first = next(answers)
     assert first.request.task.task_id == "t0"
-    assert rested.wait(30)
-    threading.Timer(0.2, release.set).start()
+    threading.Timer(0.2, gate.open.set).start()
     answers.close()  # type: ignore[attr-defined]
     stored = [ledger.completion(call_id(asker.model, make_request(n))) for n in range(3)]
     assert [c is not None for c in stored] == [True, False, True]

@@ -468,12 +468,12 @@ class _Unit:
         that where what it gives is ``paid``. Raises UserError, Stopped, or TryAgain where it
         was given up."""
         retry = self.asker.retry
-        failures, began = Failures(replace(retry, tries=10**9) if paid else retry), time.monotonic()
+        failures = Failures(replace(retry, tries=10**9) if paid else retry)
         while True:
             try:
                 return call()
             except TryAgain as e:
-                wait = failures.next_wait(e, time.monotonic() - began)
+                wait = failures.next_wait(e)
                 if wait is None:
                     raise
             self.rest(wait)

@@ -74,7 +74,7 @@ class Retry:
     def wait(self, failures: int, told: float | None) -> float:
         """Seconds before the next try: what the endpoint asked for, else twice as long each
         time, by chance up to a half less, so that those who failed together do not meet again."""
-        own = min(self.most, self.first * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+        own = min(self.most, self.first * 2.0 ** min(failures - 1, 60)) * random.uniform(0.5, 1.0)
         return own if told is None else min(told, LONGEST_HOLD) + random.uniform(0, 0.1) * own
 
 
@@ -123,8 +123,10 @@ class Asker:
     """Called about every second in which there is nothing else to do."""
     batches: Batches | None = None
     """Who asks, where questions are sent many together to be answered later."""
-    _silent: int | None = 0
-    """Questions in a row without an answer, before the first answer; None: it has answered."""
+    _silent: int = 0
+    """Questions without an answer, before the first answer."""
+    _has_answered: bool = False
+    _counting: threading.Lock = field(default_factory=threading.Lock)
     _lines: list[Line] = field(default_factory=list)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Answer]:
@@ -210,7 +212,7 @@ class Asker:
                 # a begun batch is always filled, so that a resumed run has the same batches
                 if len(batch) >= self.model.batch or (not batch and len(ready) >= _HITS):
                     break
-            if batch:
+            if len(batch) == self.model.batch or (batch and not self.stopping.is_set()):
                 line.put(batch)
             # where questions come slowly, an answer that is there does not wait for the next
             if not drawn or len(ready) >= _HITS or (line.has_news and not line.is_busy):
@@ -223,7 +225,7 @@ class Asker:
         because the run is stopping."""
         if self.batches is not None:
             return self.batches.ask(self, batch, line)
-        failures, began = Failures(self.retry), time.monotonic()
+        failures = Failures(self.retry)
         while True:
             try:
                 return self._once(batch, line)
@@ -232,7 +234,7 @@ class Asker:
             except ModelUnavailable as e:
                 return self.no_answer(batch, str(e))
             except TryAgain as e:
-                wait = failures.next_wait(e, time.monotonic() - began)
+                wait = failures.next_wait(e)
                 if wait is None:
                     if e.mend is not None:
                         raise e.mend from e
@@ -289,8 +291,11 @@ class Asker:
             except (TryAgain, ModelUnavailable, UserError) as e:
                 seconds = time.monotonic() - started
                 self._failed(replace(sent, seconds=seconds), held, e)
-                if isinstance(e, TryAgain) and e.kind in _PRESSURE:
+                if isinstance(e, TryAgain) and _is_pressure(e):
                     throttle.refused(e.wait)
+                raise
+            except BaseException:
+                held.settle(None)  # it was sent; its try is ended by the next opening
                 raise
             finally:
                 self.traffic.add(in_flight=-1)
@@ -330,17 +335,18 @@ class Asker:
 
     def heard(self) -> None:
         """The model has answered."""
-        self._silent = None
+        self._has_answered = True
 
     def no_answer(self, batch: Batch, why: str) -> list[Answer]:
         """A model that has answered nothing yet and does not begin to is not asked further."""
-        if self._silent is not None:
+        with self._counting:
             self._silent += 1
-            if self._silent >= SILENCE:
-                raise WorkFailed(
-                    f"{self.model.name} does not answer ({why}); what was collected is kept, "
-                    "run it again to go on"
-                )
+            is_mute = self._silent >= SILENCE and not self._has_answered
+        if is_mute:
+            raise WorkFailed(
+                f"{self.model.name} does not answer ({why}); what was collected is kept, "
+                "run it again to go on"
+            )
         return [Answer(r, key, None, "unavailable", why) for key, r in batch]
 
     def try_of(self, key: str, request: Request, most: Usage) -> Try:
@@ -381,8 +387,13 @@ class Asker:
 
 
 Batch = Sequence[tuple[str, Request]]
-#: Failures that say an endpoint is asked too much.
-_PRESSURE = frozenset({"rate_limited", "timeout"})
+
+
+def _is_pressure(error: TryAgain) -> bool:
+    """Whether an endpoint is asked too much: it turns calls away, says when to come back, or
+    does not answer in time."""
+    told = error.kind == "server_error" and error.wait is not None
+    return told or error.kind in ("rate_limited", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +446,7 @@ class Line:
         """Wait in a batch's thread, while others take its place."""
         with self._lock:
             self._resting += 1
+        self.hand_on([])  # who asks has room for another now
         self.pause(seconds)
         with self._lock:
             self._resting -= 1
@@ -490,20 +502,24 @@ class Failures:
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
         self.total = self._turned_away = self._unusable = 0
+        self._began = 0.0
 
     @property
     def text(self) -> str:
         return f"after {self.total} {'try' if self.total == 1 else 'tries'}"
 
-    def next_wait(self, error: TryAgain, spent: float) -> float | None:
+    def next_wait(self, error: TryAgain) -> float | None:
         """Seconds until the next try; None: it is given up."""
+        now = time.monotonic()
+        if not self.total:
+            self._began = now
         self.total += 1
         self._turned_away += error.kind == "rate_limited"
         self._unusable += error.kind == "unusable"
         if (
             self.total - self._turned_away >= self._retry.tries
             or self._unusable >= self._retry.unusable
-            or spent >= self._retry.patience
+            or now - self._began >= self._retry.patience
         ):
             return None
         return self._retry.wait(self.total, error.wait)

@@ -27,6 +27,7 @@ from persd.errors import UserError, WorkFailed
 if TYPE_CHECKING:
     from persd.config import Config
     from persd.progress import Progress
+    from persd.report.money import Money
     from persd.run import Run
 
 app = typer.Typer(
@@ -45,6 +46,12 @@ app.add_typer(import_app, name="import")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key of the config.")
+]
+Pilot = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Take N tasks by chance through it, and forecast the rest."
+    ),
 ]
 Unsafe = Annotated[
     bool, typer.Option("--unsafe", help="Run programs even where nothing keeps your files safe.")
@@ -74,7 +81,10 @@ def demo(
 def run(
     config_file: ConfigFile,
     overrides: Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and what it is to cost, and stop.")
+    ] = False,
+    pilot: Pilot = None,
     unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
@@ -84,41 +94,25 @@ def run(
     config = load(config_file, _overrides(overrides, unsafe))
     if dry_run:
         _dry_run(config, as_json)
+    elif pilot is not None:
+        _refuse_untrainable(config)
+        _collect(config, pilot, as_json)
     else:
         _run_all(config, as_json)
 
 
 @app.command()
 def collect(
-    config_file: ConfigFile, overrides: Set = None, unsafe: Unsafe = False, as_json: Json = False
+    config_file: ConfigFile,
+    overrides: Set = None,
+    pilot: Pilot = None,
+    unsafe: Unsafe = False,
+    as_json: Json = False,
 ) -> None:
     """Attempts and verified repairs only: no training, no evaluation."""
     from persd.config import load
-    from persd.loop import collect as collect_round
-    from persd.report import summary, tables
-    from persd.report.money import money
 
-    config = load(config_file, _overrides(overrides, unsafe))
-    with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
-        collect_round(opened, 1, config.student.model)
-        progress.close()
-        opened.ledger.flush()
-        paid = money(opened.ledger)
-        totals = summary.totals(opened.ledger, paid)
-        if as_json:
-            _print_json(totals)
-        else:
-            tables.print_funnel(_console(), opened.ledger)
-            tables.print_money(_console(), opened.ledger, paid)
-            if totals["examples"]:
-                out = f"--variant {config.run.promoted} --out data.jsonl"
-                _hint(f"persd build {config.run.dir} {out}")
-        silent = [s for s in opened.ledger.states(1).values() if s.state == "unavailable"]
-    if silent:
-        raise WorkFailed(
-            f"{len(silent)} tasks got no answer (the first: {silent[0].detail}); "
-            "run it again to ask once more"
-        )
+    _collect(load(config_file, _overrides(overrides, unsafe)), pilot, as_json)
 
 
 @app.command()
@@ -356,7 +350,7 @@ def main() -> None:
         _fail(e.one_line(), 2)
     except WorkFailed as e:
         _fail(" ".join(str(e).split()), 1)
-    except sqlite3.OperationalError as e:
+    except sqlite3.Error as e:
         _fail(f"the ledger cannot be used: {e}; mend that and run it again to go on", 1)
     except BrokenPipeError:
         sys.stderr.close()
@@ -370,24 +364,68 @@ def _overrides(given: list[str] | None, unsafe: bool) -> list[str]:
     return [*(given or []), *(["verify.unsafe=true"] if unsafe else [])]
 
 
+def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
+    from persd.forecast import forecast, pilot_tasks
+    from persd.loop import collect as collect_round
+    from persd.report import summary
+
+    with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
+        chosen = None if pilot is None else pilot_tasks(opened.ledger, pilot, config.run.seed)
+        collect_round(opened, 1, config.student.model, chosen)
+        progress.close()
+        opened.ledger.flush()
+        paid = _tell_collected(opened, as_json)
+        told = None if pilot is None else forecast(config, opened.ledger)
+        totals = summary.totals(opened.ledger, paid)
+        if as_json:
+            _print_json(totals if told is None else {**totals, "forecast": told})
+        elif told is not None:
+            _print_forecast(told)
+        elif totals["examples"]:
+            out = f"--variant {config.run.promoted} --out data.jsonl"
+            _hint(f"persd build {config.run.dir} {out}")
+        silent = [s for s in opened.ledger.states(1).values() if s.state == "unavailable"]
+    if silent:
+        raise WorkFailed(
+            f"{len(silent)} tasks got no answer (the first: {silent[0].detail}); "
+            "run it again to ask once more"
+        )
+
+
+def _tell_collected(opened: Run, as_json: bool) -> Money:
+    """What became of the tasks and what it cost, on a terminal; the money either way."""
+    from persd.report import tables
+    from persd.report.money import money
+
+    paid = money(opened.ledger)
+    if not as_json:
+        tables.print_funnel(_console(), opened.ledger)
+        tables.print_money(_console(), opened.ledger, paid)
+    return paid
+
+
+def _print_forecast(told: dict[str, Any]) -> None:
+    from persd.forecast import readable
+
+    print()
+    for what, how_much in readable(told):
+        print(f"{what:24} {how_much}")
+
+
 def _run_all(config: Config, as_json: bool) -> None:
     _refuse_untrainable(config)
     from persd import report as reports
     from persd.loop import run_all
     from persd.report import summary, tables
-    from persd.report.money import money
 
     started = time.monotonic()
     with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
         run_all(opened)
         progress.close()
         opened.ledger.flush()
-        paid = money(opened.ledger)
-        totals = summary.totals(opened.ledger, paid)
+        totals = summary.totals(opened.ledger, _tell_collected(opened, as_json))
         rows = summary.results(opened.ledger)
         if not as_json:
-            tables.print_funnel(_console(), opened.ledger)
-            tables.print_money(_console(), opened.ledger, paid)
             tables.print_results(_console(), opened.ledger)
     path = reports.write(Path(config.run.dir))
     seconds = round(time.monotonic() - started, 1)
@@ -426,11 +464,9 @@ def _stoppable(opened: Run) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets a collection finish what is paid for, the next ends it."""
 
     def asked(number: int, frame: object) -> None:
-        under_way = opened.stop()
-        if under_way is not None:
-            _say(
-                f"stopping once {under_way} calls under way are finished; again to leave them"
-            )
+        waited_for = opened.stop()
+        if waited_for is not None:
+            _say(f"stopping once {waited_for}; again to stop now")
         elif opened.stopping.is_set():
             opened.progress.abandon()
             _say(f"left {opened.traffic.in_flight} calls under way, which count as paid for")
@@ -447,14 +483,16 @@ def _stoppable(opened: Run) -> Iterator[None]:
 
 
 def _dry_run(config: Config, as_json: bool) -> None:
-    from persd.plan import plan
+    from persd.forecast import dry_run
 
-    found = plan(config)
+    found = dry_run(config)
     if as_json:
         _print_json(found)
         return
     for name, value in found.items():
-        print(f"{name.replace('_', ' '):24} {value}")
+        if name != "forecast":
+            print(f"{name.replace('_', ' '):24} {value}")
+    _print_forecast(found["forecast"])
 
 
 def _progress() -> Progress:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from persd.errors import UserError
+from persd.money import most_tokens
 from persd.records import (
     OPEN_STATES,
     Batch,
@@ -121,6 +122,7 @@ class Ledger:
         self._written = self._committed = self._synced = 0
         """Counts of durable writes: made, committed, known to be on the disk."""
         self._wal: int | None = None
+        self._is_broken = False
         self._claim: int | None = None
         if (read_only or not create) and not self.path.is_file():
             raise UserError(
@@ -249,8 +251,19 @@ class Ledger:
                 self._commit()
                 reached = self._committed
             if self._syncs:
-                os.fsync(self._wal_file())
+                self._sync_log()
             self._synced = reached
+
+    def _sync_log(self) -> None:
+        """Raises sqlite3.OperationalError where the disk fails, from then on always: after a
+        failed sync a later one says nothing of what was lost."""
+        if self._is_broken:
+            raise sqlite3.OperationalError("the disk has failed before")
+        try:
+            os.fsync(self._wal_file())
+        except OSError as e:
+            self._is_broken = True
+            raise sqlite3.OperationalError(f"the disk fails: {e.strerror or e}") from e
 
     def _wal_file(self) -> int:
         if self._wal is None:
@@ -278,8 +291,7 @@ class Ledger:
             rows = [[*row, *more] for row, more in zip(rows, extra, strict=True)]
         if rows:
             verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
-            marks = ",".join("?" * len(rows[0]))
-            self._write(f"{verb} INTO {table.name} VALUES ({marks})", rows, durable=durable)
+            self._write(f"{verb} INTO {_places(table)}", rows, durable=durable)
 
     def set_meta(self, key: str, value: str) -> None:
         self._write(_SET_META, [(key, value)], durable=True)
@@ -297,12 +309,11 @@ class Ledger:
             for count, task in enumerate(tasks, 1):
                 yield [*_row(task), benchmark, count - 1]
 
-        marks = ",".join("?" * len(_columns(TASKS)))
         with self._lock:
             self._commit()
             self._begin()
             try:
-                self._db.executemany(f"INSERT OR IGNORE INTO tasks VALUES ({marks})", rows())
+                self._db.executemany(f"INSERT OR IGNORE INTO {_places(TASKS)}", rows())
             except BaseException:
                 self._db.execute("ROLLBACK")
                 self._pending_since = None
@@ -522,10 +533,15 @@ class Ledger:
         return float(self.query(sql, tuple(where.values()))[0]["usd"])
 
     def unpriced(self, **where: str) -> list[Usage]:
-        """Usage of the stored calls whose cost is unknown, by the values of columns."""
+        """Usage of the stored calls whose cost is unknown, by the values of columns; the most
+        it can have been (``known=False``) where the endpoint did not say."""
         clause = " AND ".join(["usd IS NULL", *(f"{column} = ?" for column in where)])
-        rows = self.query(f"SELECT completion FROM calls WHERE {clause}", tuple(where.values()))
-        return [from_json(Completion, row["completion"]).usage for row in rows]
+        calls = self._all(Call, f"SELECT * FROM calls WHERE {clause}", tuple(where.values()))
+        told = ((c, c.completion.usage) for c in calls)
+        return [
+            used if used.known else most_tokens(c.messages, c.params["max_tokens"])
+            for c, used in told
+        ]
 
     def tries(self, **where: str) -> list[Try]:
         """What was sent and gave no answer, by the values of columns."""
@@ -653,6 +669,12 @@ _JSON_FIELDS = {
 
 def _columns(table: _Table) -> list[str]:
     return [f.name for f in dataclasses.fields(table.record)] + list(table.extra)
+
+
+def _places(table: _Table) -> str:
+    """Where a row goes, column by column: one that was added later stands last in its table."""
+    columns = _columns(table)
+    return f"{table.name} ({', '.join(columns)}) VALUES ({','.join('?' * len(columns))})"
 
 
 def _create(table: _Table) -> str:

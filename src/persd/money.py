@@ -117,6 +117,7 @@ class Budget:
         self.cap_usd = cap_usd
         self.spent_usd = spent_usd
         self._reserved = 0.0
+        self._under_way = 0
         self._changed = threading.Condition()
 
     @contextmanager
@@ -130,20 +131,20 @@ class Budget:
         ``stopping`` says so.
         """
         with self._changed:
-            while self._over(usd) and self._reserved > 0 and not stopping():
+            while self._over(usd) and self._under_way and not stopping():
                 self._changed.wait(0.5)
             granted = None if self._over(usd) else Reservation(usd)
             if granted:
                 self._reserved += usd
+                self._under_way += 1
         try:
             yield granted
         finally:
             if granted:
                 with self._changed:
-                    # rounding must not leave a crumb that somebody waits for
-                    self._reserved = max(0.0, self._reserved - usd)
-                    if self._reserved < 1e-12:
-                        self._reserved = 0.0
+                    self._under_way -= 1
+                    # rounding must not leave a crumb that is taken for money
+                    self._reserved = max(0.0, self._reserved - usd) if self._under_way else 0.0
                     self.spent_usd += granted.settled_usd
                     self._changed.notify_all()
 

@@ -335,16 +335,18 @@ class Run:
         if self.stopping.is_set():
             raise KeyboardInterrupt
 
-    def stop(self) -> int | None:
+    def stop(self) -> str | None:
         """Begin nothing more: calls under way are finished and judged, then the run ends.
 
-        Returns how many calls are under way; None: it cannot be stopped softly now, for it is
+        Returns what is waited for, in words; None: it cannot be stopped softly now, for it is
         not collecting, or was asked to before.
         """
         if not self._is_collecting or self.stopping.is_set():
             return None
         self.stopping.set()
-        return self.traffic.in_flight
+        if any(a.batches is not None for a in self._askers.values()):
+            return "what the judge has begun is finished; batches stay with their provider"
+        return f"{self.traffic.in_flight} calls under way are finished"
 
     def end(self, case: Case, round: int, state: State, detail: str = "") -> None:
         """A task's end in a round."""
@@ -370,10 +372,11 @@ class Run:
 
     def close(self) -> None:
         """Let the calls under way end, then close models, sandbox and ledger. Safe twice."""
-        for asker in self._askers.values():
-            asker.close()
-        self._askers.clear()
-        self._stack.close()
+        self.stopping.set()  # one model's calls are not waited for while another sends more
+        with self._stack:
+            for asker in self._askers.values():
+                self._stack.callback(asker.close)
+            self._askers.clear()
 
     def __enter__(self) -> Run:
         return self

@@ -205,7 +205,9 @@ class OpenAIModel:
                 path, body = self.payload(request)
                 return self.client().post(path, cast_to=httpx2.Response, body=body)
             except openai.BadRequestError as e:
-                if not self.refuses(e.param, body):
+                # a wrong value of a setting that the model takes is the user's to mend
+                unknown = e.code is None or str(e.code).startswith("unsupported")
+                if not (unknown and self.refuses(e.param, body)):
                     raise
 
     def payload(self, request: Request) -> tuple[str, dict[str, Any]]:
@@ -248,7 +250,7 @@ class OpenAIModel:
             raise TryAgain(
                 "malformed",
                 f"the reply is {text[:80]!r}",
-                billed=True,
+                billed=text.lstrip()[:1] == "{",  # a page in HTML comes from no model
                 reply=Completion(text, finish="malformed", usage=Usage(known=False)),
                 mend=None if self._answered else self._no_endpoint(text),
             )
