@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, TypeVar
 from persd.calls import Answer, Failures
 from persd.errors import UserError
 from persd.ledger import Ledger
-from persd.models import Role, TryAgain
+from persd.models import TryAgain
 from persd.models.openai_batch import ENDED, ROWS, BatchModel, Json, error_of, response_of
 from persd.models.openai_chat import usage_of
 from persd.money import Budget, Reservation, most_tokens, spent_on
-from persd.records import Batch, Call, Completion, Outcome, Request, Try, Usage, content_id
+from persd.records import Batch, Call, Completion, Outcome, Request, Role, Try, Usage, content_id
 from persd.throttle import Stopped
 
 if TYPE_CHECKING:

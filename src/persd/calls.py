@@ -21,18 +21,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from persd import __version__
 from persd.errors import UserError, WorkFailed
 from persd.ledger import Ledger
 from persd.models import Model, ModelUnavailable, TryAgain
 from persd.money import FREE, Budget, Price, Reservation, most_tokens
-from persd.records import Call, Completion, Outcome, Request, Try, Usage, content_id
+from persd.records import Call, Completion, Outcome, Request, Role, Try, Usage, content_id
 from persd.throttle import LONGEST_HOLD, Stopped, Throttle
-
-if TYPE_CHECKING:
-    from persd.batches import Batches
 
 #: Questions a model may leave unanswered before its first answer.
 SILENCE = 8
@@ -106,12 +103,20 @@ class Traffic:
                 self.output_tokens += usage.output_tokens
 
 
+class Together(Protocol):
+    """Who asks many questions together, to be answered later (``persd.batches``)."""
+
+    def ask(self, asker: Asker, batch: Batch, line: Line) -> list[Answer]:
+        """What came of them, beside what was handed on to the line before."""
+        ...
+
+
 @dataclass(slots=True)
 class Asker:
     """A model in its role in a run: who answers, what it may cost, where answers are kept."""
 
     model: Model
-    role: Literal["student", "teacher"]
+    role: Role
     ledger: Ledger
     price: Price | None = FREE
     budget: Budget = field(default_factory=lambda: Budget(None))
@@ -121,7 +126,7 @@ class Asker:
     """Set: what is under way is finished, nothing else is begun."""
     tick: Callable[[], None] = lambda: None
     """Called about every second in which there is nothing else to do."""
-    batches: Batches | None = None
+    batches: Together | None = None
     """Who asks, where questions are sent many together to be answered later."""
     _silent: int = 0
     """Questions without an answer, before the first answer."""

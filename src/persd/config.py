@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from persd.errors import UserError
-from persd.models import Role, is_served
 from persd.money import BATCH_SHARE
-from persd.records import VARIANTS, Variant
+from persd.records import VARIANTS, Role, Variant
 
 Api = Literal["chat", "completions"]
 
@@ -122,6 +121,20 @@ class Endpoint(_Table):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise ValueError("must be the name of an environment variable, never the key itself")
         return value
+
+
+def is_served(spec: Endpoint, role: Role) -> bool:
+    """Whether a configured model answers over HTTP rather than in this process.
+
+    A teacher is served (by OpenAI where no base_url is given) unless it is embedded,
+    scripted, recorded or a folder; a student is loaded unless it has a base_url.
+    """
+    if spec.base_url is not None:
+        return True
+    embedded = spec.model in ("lab", "recorded") or spec.model.startswith(
+        ("scripted:", "recorded:")
+    )
+    return role == "teacher" and not embedded and not Path(spec.model).is_dir()
 
 
 class StudentTable(Endpoint):

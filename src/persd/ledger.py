@@ -12,9 +12,7 @@ are JSON. Nothing is ever updated in place except a task's state and the run's o
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
-import json
 import os
 import sqlite3
 import threading
@@ -22,7 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from persd.errors import UserError
 from persd.money import most_tokens
@@ -43,7 +41,27 @@ from persd.records import (
     Usage,
     Verdict,
     from_json,
-    from_plain,
+)
+from persd.rows import (
+    BATCH_ROWS,
+    BATCHES,
+    CALLS,
+    CHECKPOINTS,
+    EVALUATIONS,
+    EXAMPLES,
+    REJECTED,
+    SOLUTIONS,
+    STATES,
+    TABLES,
+    TASKS,
+    TRIES,
+    VERDICTS,
+    Table,
+    columns_of,
+    create_sql,
+    places_of,
+    to_record,
+    to_row,
 )
 
 #: 2 added ``tries`` and ``solutions.closeness``.
@@ -62,43 +80,6 @@ _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _UNFINISHED = (
     "NOT EXISTS (SELECT 1 FROM states s WHERE s.task_id = tasks.task_id AND s.round = ? "
     f"AND s.state NOT IN ({', '.join(repr(s) for s in sorted(OPEN_STATES))}))"
-)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Table:
-    name: str
-    record: type[Any]
-    key: tuple[str, ...]
-    extra: tuple[str, ...] = ()
-    """Columns beside the record's own."""
-
-
-TASKS = _Table("tasks", Task, ("benchmark", "task_id"), ("benchmark", "position"))
-CALLS = _Table("calls", Call, ("call_id",), ("usd", "input_tokens", "output_tokens", "created"))
-TRIES = _Table("tries", Try, ("call_id", "sent"))
-BATCHES = _Table("batches", Batch, ("key",))
-BATCH_ROWS = _Table("batch_rows", BatchRow, ("call_id", "batch"))
-SOLUTIONS = _Table("solutions", Solution, ("solution_id",))
-VERDICTS = _Table("verdicts", Verdict, ("solution_id", "tests"))
-STATES = _Table("states", TaskState, ("task_id", "round"))
-EXAMPLES = _Table("examples", Example, ("build", "example_id"), ("build",))
-REJECTED = _Table("rejected", Rejected, ("build", "task_id", "round", "form"), ("build",))
-CHECKPOINTS = _Table("checkpoints", Checkpoint, ("checkpoint_id",))
-EVALUATIONS = _Table("evaluations", Evaluation, ("evaluation_id",))
-TABLES = (
-    TASKS,
-    CALLS,
-    TRIES,
-    BATCHES,
-    BATCH_ROWS,
-    SOLUTIONS,
-    VERDICTS,
-    STATES,
-    EXAMPLES,
-    REJECTED,
-    CHECKPOINTS,
-    EVALUATIONS,
 )
 
 
@@ -159,7 +140,7 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
             for table in TABLES:
-                self._db.execute(_create(table))
+                self._db.execute(create_sql(table))
             self._db.execute("CREATE INDEX IF NOT EXISTS solutions_task ON solutions(task_id)")
             self._db.execute("CREATE INDEX IF NOT EXISTS tasks_at ON tasks(benchmark, position)")
             self._db.execute(
@@ -184,7 +165,7 @@ class Ledger:
         """Give tables of an older schema the columns they lack; what is there stays."""
         for table in TABLES:
             there = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table.name})")}
-            for column in _columns(table):
+            for column in columns_of(table):
                 if column not in there:
                     self._db.execute(f"ALTER TABLE {table.name} ADD COLUMN {column}")
         self._db.execute(
@@ -279,19 +260,19 @@ class Ledger:
 
     def _insert(
         self,
-        table: _Table,
+        table: Table,
         records: Iterable[Any],
         *,
         durable: bool = False,
         replace: bool = False,
         extra: Sequence[Sequence[Any]] | None = None,
     ) -> None:
-        rows = [_row(r) for r in records]
+        rows = [to_row(r) for r in records]
         if extra is not None:
             rows = [[*row, *more] for row, more in zip(rows, extra, strict=True)]
         if rows:
             verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
-            self._write(f"{verb} INTO {_places(table)}", rows, durable=durable)
+            self._write(f"{verb} INTO {places_of(table)}", rows, durable=durable)
 
     def set_meta(self, key: str, value: str) -> None:
         self._write(_SET_META, [(key, value)], durable=True)
@@ -307,13 +288,13 @@ class Ledger:
         def rows() -> Iterator[list[Any]]:
             nonlocal count
             for count, task in enumerate(tasks, 1):
-                yield [*_row(task), benchmark, count - 1]
+                yield [*to_row(task), benchmark, count - 1]
 
         with self._lock:
             self._commit()
             self._begin()
             try:
-                self._db.executemany(f"INSERT OR IGNORE INTO {_places(TASKS)}", rows())
+                self._db.executemany(f"INSERT OR IGNORE INTO {places_of(TASKS)}", rows())
             except BaseException:
                 self._db.execute("ROLLBACK")
                 self._pending_since = None
@@ -422,12 +403,12 @@ class Ledger:
     def _all(self, cls: type[R], sql: str, args: Sequence[Any] = ()) -> list[R]:
         with self._lock:
             rows = self._db.execute(sql, args).fetchall()
-        return [_record(cls, row) for row in rows]
+        return [to_record(cls, row) for row in rows]
 
     def _one(self, cls: type[R], sql: str, args: Sequence[Any] = ()) -> R | None:
         with self._lock:
             row = self._db.execute(sql, args).fetchone()
-        return None if row is None else _record(cls, row)
+        return None if row is None else to_record(cls, row)
 
     def query(self, sql: str, args: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Rows of one SELECT, for the report."""
@@ -468,7 +449,7 @@ class Ledger:
             sql = f"SELECT * FROM tasks WHERE {where} AND position > ? ORDER BY position LIMIT ?"
             rows = self.query(sql, (*args, last, PAGE))
             for row in rows:
-                yield _record(Task, row)
+                yield to_record(Task, row)
             if len(rows) < PAGE:
                 return
             last = rows[-1]["position"]
@@ -569,7 +550,7 @@ class Ledger:
             "WHERE r.call_id = ? AND r.result IS NOT NULL AND t.outcome = 'batched'",
             (call_id,),
         )
-        return (_record(Try, rows[0]), str(rows[0]["result"])) if rows else None
+        return (to_record(Try, rows[0]), str(rows[0]["result"])) if rows else None
 
     def lineage(self, example_id: str) -> dict[str, Any]:
         """Everything behind an example: its solutions, their verdicts and their calls.
@@ -644,80 +625,3 @@ def _claim(run: Path) -> int:
     os.ftruncate(claim, 0)
     os.pwrite(claim, str(os.getpid()).encode(), 0)
     return claim
-
-
-# -- records and rows: scalars are columns, the rest is JSON --------------------------------
-
-_SCALARS = ("str", "int", "float", "str | None", "float | None")
-
-
-def _is_json(cls: type[Any], field: dataclasses.Field[Any]) -> bool:
-    spelled = str(field.type)
-    if spelled in _SCALARS:
-        return False
-    hint = get_type_hints(cls)[field.name]
-    return not (getattr(hint, "__origin__", None) is not None and "Literal" in str(hint)[:16])
-
-
-_JSON_FIELDS = {
-    table.record: frozenset(
-        f.name for f in dataclasses.fields(table.record) if _is_json(table.record, f)
-    )
-    for table in TABLES
-}
-
-
-def _columns(table: _Table) -> list[str]:
-    return [f.name for f in dataclasses.fields(table.record)] + list(table.extra)
-
-
-def _places(table: _Table) -> str:
-    """Where a row goes, column by column: one that was added later stands last in its table."""
-    columns = _columns(table)
-    return f"{table.name} ({', '.join(columns)}) VALUES ({','.join('?' * len(columns))})"
-
-
-def _create(table: _Table) -> str:
-    columns, key = ", ".join(_columns(table)), ", ".join(table.key)
-    return f"CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY ({key}))"
-
-
-def _row(record: Any) -> list[Any]:
-    nested = _JSON_FIELDS[type(record)]
-    return [
-        json.dumps(_plain(value), sort_keys=True) if name in nested else _sql(value)
-        for name, value in ((f.name, getattr(record, f.name)) for f in dataclasses.fields(record))
-    ]
-
-
-def _sql(value: Any) -> Any:
-    # a reply may hold lone surrogates, which SQLite's TEXT cannot: such a text is kept as BLOB
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogatepass")
-    return value
-
-
-def _unsql(value: Any) -> Any:
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _record(cls: type[R], row: sqlite3.Row) -> R:
-    nested = _JSON_FIELDS[cls]
-    plain = {
-        f.name: json.loads(row[f.name]) if f.name in nested else _unsql(row[f.name])
-        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-    }
-    return from_plain(cls, plain)

@@ -16,6 +16,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+Role = Literal["student", "teacher"]
 Kind = Literal["attempt", "direct", "refinement"]
 Status = Literal[
     "passed",  # every test gave the expected value
@@ -253,7 +254,7 @@ class Call:
     """A question and its answer, as the ledger keeps them: durable before it is used."""
 
     call_id: str
-    role: Literal["student", "teacher"]
+    role: Role
     model: str
     purpose: str
     task_id: str
@@ -287,7 +288,7 @@ class Try:
     call_id: str
     sent: float
     """Unix time; with ``call_id`` the key."""
-    role: Literal["student", "teacher"]
+    role: Role
     model: str
     purpose: str
     task_id: str
@@ -311,7 +312,7 @@ class Batch:
 
     key: str
     """Its rows and when they were sent; the provider keeps it, so that the batch is found again."""
-    role: Literal["student", "teacher"]
+    role: Role
     model: str
     endpoint: str
     created: float

@@ -16,14 +16,14 @@ from persd import tasks as task_sources
 from persd.batches import Batches, refuse_open
 from persd.calibrate import limits_from
 from persd.calls import Answer, Asker, Traffic
-from persd.config import Config, Endpoint, changed_keys, stage_of, to_json
+from persd.config import Config, Endpoint, changed_keys, is_served, stage_of, to_json
 from persd.errors import UserError
 from persd.ledger import Ledger
-from persd.models import Role, Throttles, is_served, open_model
+from persd.models import Throttles, open_model
 from persd.models.openai_batch import BatchModel
 from persd.money import FREE, Budget, Price, price_of, spent_on
 from persd.progress import Progress
-from persd.records import Solution, State, Task, TaskState, Verdict, content_id
+from persd.records import Role, Solution, State, Task, TaskState, Verdict, content_id
 from persd.sandbox import Limits, Sandbox
 from persd.verify import Cache, Job, verify
 

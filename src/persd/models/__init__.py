@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from persd.config import Endpoint, is_served
 from persd.errors import UserError
-from persd.records import Completion, Outcome, Request, Task
+from persd.records import Completion, Outcome, Request, Role, Task
 
 if TYPE_CHECKING:
-    from persd.config import Endpoint
     from persd.sandbox import Sandbox
     from persd.throttle import Throttle
-
-Role = Literal["student", "teacher"]
 
 #: The embedded student's checkpoint.
 EMBEDDED_STUDENT = Path(__file__).parent.parent / "lab" / "student"
@@ -93,20 +91,6 @@ class Model(Protocol):
     def close(self) -> None:
         """Give back memory, sockets and processes. Safe to call twice."""
         ...
-
-
-def is_served(spec: Endpoint, role: Role) -> bool:
-    """Whether a configured model answers over HTTP rather than in this process.
-
-    A teacher is served (by OpenAI where no base_url is given) unless it is embedded,
-    scripted, recorded or a folder; a student is loaded unless it has a base_url.
-    """
-    if spec.base_url is not None:
-        return True
-    embedded = spec.model in ("lab", "recorded") or spec.model.startswith(
-        ("scripted:", "recorded:")
-    )
-    return role == "teacher" and not embedded and not Path(spec.model).is_dir()
 
 
 def open_model(

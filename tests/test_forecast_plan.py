@@ -9,9 +9,9 @@ import pytest
 
 from persd.config import Config
 from persd.errors import UserError
+from persd.forecast.plan import plan
 from persd.ledger import Ledger
 from persd.loop import collect
-from persd.plan import plan
 from persd.run import Run, load_pool
 from test_kill import load_bench
 

@@ -2,7 +2,7 @@
 
 A pilot (``pilot_tasks``) is a random sample of the pool that is really taken through a round:
 paid, kept, and never paid again. What it showed, or what the run has shown since, is led on to
-the rest (``persd.futures``); before anything was asked only an upper bound is known.
+the rest (``persd.forecast.futures``); before anything was asked only an upper bound is known.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from persd.config import Config
-from persd.futures import Future, Rates, all_futures, all_seen, future, without_example
-from persd.history import CALLS, ENTERED, INPUT, History, read
-from persd.ledger import FILE_NAME, Ledger
-from persd.plan import (
+from persd.forecast.futures import Future, Rates, all_futures, all_seen, future, without_example
+from persd.forecast.history import CALLS, ENTERED, INPUT, History, read
+from persd.forecast.plan import (
     AGAIN,
     ATTEMPT,
     DIRECT,
@@ -30,6 +29,7 @@ from persd.plan import (
     payers,
     plan,
 )
+from persd.ledger import FILE_NAME, Ledger
 from persd.records import OPEN_STATES, Task, Usage
 from persd.run import read_pool
 

@@ -1,7 +1,7 @@
 """How far every task of a run is, and what those that came further have asked and cost.
 
 Read from the ledger in a few passes, for the forecast. A task's way through a round leads by
-the stages of ``persd.plan``; at each it goes on or ends:
+the stages of ``persd.forecast.plan``; at each it goes on or ends:
 
     reference, direct   goes on if its direct answer passes
     attempt             goes on if the student fails
@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from persd.forecast.plan import AGAIN, ASKS, ATTEMPT, DIRECT, REPAIR, STAGES, Payer
 from persd.ledger import Ledger
 from persd.money import most_tokens, spent_on
-from persd.plan import AGAIN, ASKS, ATTEMPT, DIRECT, REPAIR, STAGES, Payer
 from persd.records import OPEN_STATES, Usage
 
 #: Columns of a stage: tasks that came to it and are past it, those that went on, calls, tokens

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from persd.config import Config, Endpoint, TeacherTable
+from persd.config import Config, Endpoint, TeacherTable, is_served
 from persd.domains.code import task_prompt, teacher_direct, teacher_refine
-from persd.models import Role, is_served, open_model
+from persd.models import open_model
 from persd.money import Price, most_tokens
-from persd.records import Message, Task, Usage
+from persd.records import Message, Role, Task, Usage
 from persd.run import price_for, read_pool
 
 #: Bytes of code a token stands for, on the high side, and of one rendered feedback.
