@@ -1,10 +1,10 @@
 """The thousand futures of a run: how the tasks to come may fall, given what was seen of others.
 
 The tasks that are past a stage (``persd.forecast.history``) tell what share of them goes on and
-what it costs there; the tasks that are not past it will do likewise. A future draws two uncertainties
-together: what the shares and means are (the tasks seen are weighted anew, a Bayesian bootstrap,
-with Jeffreys' half a task added to either outcome of a stage, so that what was never seen is not
-taken for impossible), and how the tasks to come fall.
+what it costs there; the tasks that are not past it will do likewise. A future draws two
+uncertainties together: what the shares and means are (the tasks seen are weighted anew, a
+Bayesian bootstrap, with Jeffreys' half a task added to either outcome of a stage, so that what
+was never seen is not taken for impossible), and how the tasks to come fall.
 """
 
 from __future__ import annotations

@@ -155,14 +155,20 @@ def _limits(limits: Limits) -> dict[str, Any]:
     }
 
 
+#: Frames that are read of one program whose calls are not counted beforehand.
+MOST_FRAMES = 100_000
+
+
 def read_outcomes(
     report: Mapping[str, Any],
     raw: bytes,
     isolation: str,
     programs: int = 1,
+    most: int = MOST_FRAMES,
 ) -> tuple[Outcome, ...]:
-    """A worker's report and the frames behind it as an outcome for each program."""
-    frames, broken = parse_frames(raw)
+    """A worker's report and the frames behind it, ``most`` of them, as an outcome for each
+    program."""
+    frames, broken = parse_frames(raw, most)
     return tuple(
         Outcome(
             ran=True,
@@ -195,15 +201,16 @@ def _parts(frames: tuple[Mapping[str, Any], ...], programs: int) -> list[Any]:
     return [tuple(part) for part in parts]
 
 
-def parse_frames(raw: bytes) -> tuple[tuple[Mapping[str, Any], ...], bool]:
-    """The whole frames at the start, and whether something else follows.
+def parse_frames(raw: bytes, most: int = MOST_FRAMES) -> tuple[tuple[Mapping[str, Any], ...], bool]:
+    """The whole frames at the start, and whether something else follows; ``most`` of them, for
+    a line costs more memory here than it cost to write.
 
     A last line without its end is a frame that was being written when the process ended.
     """
-    *lines, _torn = raw.split(b"\n")
+    *lines, torn = raw.split(b"\n", most)
     frames = _parse_together(lines)
     if frames is not None:
-        return frames, False
+        return frames, b"\n" in torn
     good: list[Mapping[str, Any]] = []
     for line in lines:
         try:
@@ -213,7 +220,7 @@ def parse_frames(raw: bytes) -> tuple[tuple[Mapping[str, Any], ...], bool]:
         if not _is_frame(frame):
             return tuple(good), True
         good.append(frame)
-    return tuple(good), False
+    return tuple(good), b"\n" in torn
 
 
 def _parse_together(lines: list[bytes]) -> tuple[Mapping[str, Any], ...] | None:

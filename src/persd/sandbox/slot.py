@@ -103,7 +103,9 @@ class Slot:
         isolation = self.workers["program"].isolation
         report, raw = programs.popleft()
         if not check:
-            return read_outcomes(report, raw, isolation, len(ticket.programs))
+            # a frame a call, and a few around them
+            most = sum(len(program.calls) + 8 for program in ticket.programs)
+            return read_outcomes(report, raw, isolation, len(ticket.programs), most)
         verdict, said = judges.popleft()
         parsed, _ = parse_frames(said)
         outcome = read_outcomes(report, raw, isolation)[0]
