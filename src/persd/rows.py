@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from persd.records import (
@@ -102,7 +103,7 @@ def to_row(record: Any) -> list[Any]:
     nested = _JSON_FIELDS[type(record)]
     return [
         json.dumps(_plain(value), sort_keys=True) if name in nested else _sql(value)
-        for name, value in ((f.name, getattr(record, f.name)) for f in dataclasses.fields(record))
+        for name, value in ((n, getattr(record, n)) for n in _names(type(record)) or ())
     ]
 
 
@@ -120,9 +121,17 @@ def _unsql(value: Any) -> Any:
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
+@cache
+def _names(cls: Any) -> tuple[str, ...] | None:
+    """The fields of a record; None: it is none."""
+    known = dataclasses.is_dataclass(cls)
+    return tuple(f.name for f in dataclasses.fields(cls)) if known else None
+
+
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+    names = _names(type(value))
+    if names is not None:  # as dataclasses.asdict, which copies every leaf
+        return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

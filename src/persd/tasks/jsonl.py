@@ -100,9 +100,9 @@ def _task_id(row: Row) -> str:
 
 
 def _refuse_misspelt(row: Row) -> None:
-    for key in row.fields:
+    for key in row.fields.keys() - set(KEYS):
         near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.8)
-        if key not in KEYS and near and near[0] not in row.fields:
+        if near and near[0] not in row.fields:
             raise Wrong("unknown_key", f'unknown key "{key}"', f'Did you mean "{near[0]}"?')
 
 
