@@ -471,14 +471,40 @@ def test_one_prompt_that_is_refused_costs_only_itself(
     assert "not allowed" in answer.note
 
 
+@pytest.mark.parametrize("status", [400, 403, 422])
+def test_a_question_refused_before_the_first_answer_waits_for_others(
+    endpoint: Endpoint,
+    model: OpenAIModel,
+    ledger: Ledger,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("persd.models.openai_chat._AWAIT_OTHERS", 0.0)
+    endpoint.reply = lambda path, body: (status, failure("flagged by moderation"))
+    refused = try_again(model)
+    assert (refused.kind, refused.billed) == ("refused", False)
+    with pytest.raises(UserError, match=rf"refused the call \({status}\): .*flagged"):
+        ask(model, ledger, tries=9)
+    endpoint.reply = lambda path, body: (200, chat("hi"))
+    assert model.complete([make_request(1)])[0].text == "hi"
+    endpoint.reply = lambda path, body: (status, failure("flagged by moderation"))
+    assert model.complete([make_request(2)])[0].finish == "rejected"
+
+
+def test_a_key_that_is_taken_away_is_told(endpoint: Endpoint, model: OpenAIModel) -> None:
+    assert model.complete([make_request(1)])[0].text == "hi"
+    endpoint.reply = lambda path, body: (403, failure("no longer"))
+    with pytest.raises(UserError, match="what the key in OPENAI_API_KEY may use"):
+        for n in range(20):
+            assert model.complete([make_request(n)])[0].finish == "rejected"
+
+
 @pytest.mark.parametrize(
     ("status", "says"),
     [
-        (400, "context"),
         (401, "check the key in OPENAI_API_KEY"),
-        (402, r"refused the call \(402\)"),
-        (403, "what the key in OPENAI_API_KEY may use"),
-        (404, "base_url"),
+        (402, "no money left"),
+        (404, r"base_url, which usually ends in /v1"),
     ],
 )
 def test_what_only_the_user_can_mend(

@@ -16,8 +16,8 @@ def test_a_line_at_the_end_of_a_stage() -> None:
         progress.step(2, refined=2)
         progress.step(1, over_budget=1)
     (line,) = out.getvalue().splitlines()
-    assert line.startswith("round 1 3/3 · 1 over budget · 2 refined · ")
-    assert "0.2500 of 5.00 USD" in line
+    assert line.startswith("round 1 3/3 · 0:00 · 0.2500 of 5.00 USD · ")
+    assert line.endswith(" · 1 over budget · 2 refined")
 
 
 def test_a_line_every_so_often_with_the_time_left() -> None:
@@ -27,8 +27,8 @@ def test_a_line_every_so_often_with_the_time_left() -> None:
     time.sleep(0.1)
     progress.step(10)
     (line,) = out.getvalue().splitlines()
-    assert line.startswith("train 10/100")
-    assert line.endswith("left")
+    assert line.startswith("train 10/100 · ")
+    assert " left · " in line
 
 
 def test_stages_follow_one_another() -> None:
@@ -64,4 +64,4 @@ def test_what_goes_on_with_served_models_is_told_also_while_nothing_ends() -> No
     progress.stage("round 1", 100)
     progress.tick()
     (line,) = out.getvalue().splitlines()
-    assert " · 12 in flight · 3 to be tried again · 1.23 M tokens · " in line
+    assert line.endswith(" · 12 in flight · 3 to be tried again · 1.23 M tokens")

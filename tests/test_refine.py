@@ -226,3 +226,15 @@ def test_the_constant_part_of_all_questions_comes_first(
     (repair,) = [r for r in script.requests if r.purpose == "refinement"]
     direct = teacher_direct(make_task())
     assert repair.messages[: len(direct)] == direct
+
+
+def test_a_cap_sends_nothing_on_to_a_dearer_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = replying(monkeypatch, {"scripted:a": [], "scripted:b": [CHAT_RIGHT]})
+    price = {"input": 1.0, "output": 1000.0}
+    cheap = {"model": "scripted:a", "price": price, "budget_usd": 0.001}
+    state = go(cascade(tmp_path, cheap, {"model": "scripted:b"}), [make_task()])["add"]
+    assert state.state == "over_budget"
+    assert "of the cap of 0.001 USD 0.0000 are gone, and the next call may cost" in state.detail
+    assert not [r for r in script.requests if r.purpose == "refinement"]

@@ -209,6 +209,10 @@ class Batches:
             unit.rest(pause)
             pause = min(self._pauses[1], pause * 1.5)
 
+    def tell(self, text: str) -> None:
+        """Something a person should know."""
+        self._say(text)
+
     def rest_for_queue(self, unit: _Unit) -> None:
         """Wait until the provider's queue may have emptied."""
         unit.rest(self._pauses[1])
@@ -453,8 +457,8 @@ class _Unit:
             self._hand_on(self.asker.no_answer(row.pairs, told))
 
     def _over_budget(self) -> None:
-        cap = f"the cap of {self.asker.budget.cap_usd} USD leaves no room for this call"
-        self._hand_on([Answer(r, key, None, "over_budget", cap) for key, r in self.left])
+        worst = spent_on(_try_of(self.asker, self.rows[0]), self.asker.price)
+        self._hand_on(self.asker.over_budget(self.left, worst))
 
     def _drop(self, keys: set[str]) -> None:
         self.rows = [row for row in self.rows if row.key not in keys]
@@ -476,6 +480,8 @@ class _Unit:
                 wait = failures.next_wait(e)
                 if wait is None:
                     raise
+                if failures.total == 1:
+                    self.batches.tell(f"{self.asker.model.name}: {e}; it is tried again")
             self.rest(wait)
 
     def rest(self, seconds: float) -> None:

@@ -63,6 +63,9 @@ class Retry:
     """Tries that may fail; being turned away for now (429) is none."""
     unusable: int = 3
     """Tries that may end in a whole reply that holds no answer."""
+    unmended: int = 3
+    """Tries of a question that are refused, or answered with no protocol of ours, before
+    anything was answered."""
     patience: float = 600.0
     """After so many seconds of failures no other try is made."""
     first: float = 0.5
@@ -249,10 +252,11 @@ class Asker:
     def _once(self, batch: Batch, line: Line) -> list[Answer]:
         most = [most_tokens(r.messages, r.max_tokens) for _, r in batch]
         worst = [(self.price or FREE).cost(usage) for usage in most]
-        with self.budget.reserve(sum(worst)) as held:
+        with self.budget.reserve(sum(worst), line.is_stopping) as held:
             if held is None:
-                cap = f"the cap of {self.budget.cap_usd} USD leaves no room for this call"
-                return [Answer(r, key, None, "over_budget", cap) for key, r in batch]
+                if line.is_stopping():
+                    raise Stopped
+                return self.over_budget(batch, worst[0])
             started = time.monotonic()
             if self.model.throttle is None:
                 completions = self.model.complete([r for _, r in batch])
@@ -342,6 +346,11 @@ class Asker:
         """The model has answered."""
         self._has_answered = True
 
+    def over_budget(self, batch: Batch, usd: float) -> list[Answer]:
+        """The cap has no room for these, of which one may cost so many USD."""
+        why = f"{self.role} {self.model.name}: {self.budget.no_room_for(usd)}"
+        return [Answer(r, key, None, "over_budget", why) for key, r in batch]
+
     def no_answer(self, batch: Batch, why: str) -> list[Answer]:
         """A model that has answered nothing yet and does not begin to is not asked further."""
         with self._counting:
@@ -349,8 +358,8 @@ class Asker:
             is_mute = self._silent >= SILENCE and not self._has_answered
         if is_mute:
             raise WorkFailed(
-                f"{self.model.name} does not answer ({why}); what was collected is kept, "
-                "run it again to go on"
+                f"{self.role} {self.model.name} does not answer ({why}); what was collected "
+                "is kept, run it again to go on"
             )
         return [Answer(r, key, None, "unavailable", why) for key, r in batch]
 
@@ -521,8 +530,10 @@ class Failures:
         self.total += 1
         self._turned_away += error.kind == "rate_limited"
         self._unusable += error.kind == "unusable"
+        # where nothing was ever answered, what the user has to mend is told soon
+        tries = self._retry.tries if error.mend is None else self._retry.unmended
         if (
-            self.total - self._turned_away >= self._retry.tries
+            self.total - self._turned_away >= tries
             or self._unusable >= self._retry.unusable
             or now - self._began >= self._retry.patience
         ):

@@ -371,7 +371,13 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
 
     with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
         chosen = None if pilot is None else pilot_tasks(opened.ledger, pilot, config.run.seed)
-        collect_round(opened, 1, config.student.model, chosen)
+        stopped = False
+        try:
+            collect_round(opened, 1, config.student.model, chosen)
+        except KeyboardInterrupt:
+            stopped = opened.stopping.is_set()
+            if not stopped:
+                raise
         progress.close()
         opened.ledger.flush()
         paid = _tell_collected(opened, as_json)
@@ -379,17 +385,28 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
         totals = summary.totals(opened.ledger, paid)
         if as_json:
             _print_json(totals if told is None else {**totals, "forecast": told})
-        elif told is not None:
+        elif told is not None and not stopped:
             _print_forecast(told)
-        elif totals["examples"]:
-            out = f"--variant {config.run.promoted} --out data.jsonl"
-            _hint(f"persd build {config.run.dir} {out}")
-        silent = [s for s in opened.ledger.states(1).values() if s.state == "unavailable"]
+        states = opened.ledger.states(1).values()
+        silent = [s for s in states if s.state == "unavailable"]
+        capped = [s for s in states if s.state == "over_budget"]
+    if capped:
+        _say(
+            f"{len(capped)} tasks are left out ({capped[0].detail}); "
+            "raise budget_usd and run it again to go on"
+        )
+    if stopped:
+        raise KeyboardInterrupt
     if silent:
         raise WorkFailed(
             f"{len(silent)} tasks got no answer (the first: {silent[0].detail}); "
             "run it again to ask once more"
         )
+    if not as_json and told is not None:
+        _hint("the same command without --pilot takes the rest")
+    elif not as_json and totals["examples"]:
+        out = f"--variant {config.run.promoted} --out data.jsonl"
+        _hint(f"persd build {config.run.dir} {out}")
 
 
 def _tell_collected(opened: Run, as_json: bool) -> Money:
@@ -489,10 +506,14 @@ def _dry_run(config: Config, as_json: bool) -> None:
     if as_json:
         _print_json(found)
         return
+    forecast = found.pop("forecast")
     for name, value in found.items():
-        if name != "forecast":
-            print(f"{name.replace('_', ' '):24} {value}")
-    _print_forecast(found["forecast"])
+        if forecast["tasks_finished"] and name in ("repairs_at_most", "usd_at_most"):
+            continue  # more is known by now
+        items = value if isinstance(value, list) else [value]
+        shown = ", ".join("none" if item is None else str(item) for item in items)
+        print(f"{name.replace('_', ' '):24} {shown or 'none'}")
+    _print_forecast(forecast)
 
 
 def _progress() -> Progress:

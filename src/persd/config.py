@@ -418,6 +418,17 @@ def stage_of(key: str) -> str:
     return table
 
 
+def asks_more(key: str, old: Any, new: Any) -> bool:
+    """Whether a change only adds to what a run has asked: more tries, another teacher at the
+    end of the cascade (``old`` is None: there was none), or the wish for closer repairs."""
+    table, _, name = key.rpartition(".")
+    if not table.startswith("teacher."):
+        return False
+    if name == "max_tries" and old is not None and new is not None:
+        return bool(new > old)
+    return name == "stay_close" or (old is None and new is not None and table != "teacher.0")
+
+
 def flatten(config: Config) -> dict[str, Any]:
     """Every key of a config with its value, dotted: ``teacher.0.model``."""
 

@@ -35,6 +35,7 @@ from persd.records import (
     Example,
     Rejected,
     Solution,
+    State,
     Task,
     TaskState,
     Try,
@@ -381,6 +382,11 @@ class Ledger:
 
     def set_state(self, state: TaskState) -> None:
         self._insert(STATES, [state], replace=True)
+
+    def reopen(self, states: Sequence[State]) -> None:
+        """Take the tasks in these states up again, in every round."""
+        marks = ",".join("?" * len(states))
+        self._write(f"DELETE FROM states WHERE state IN ({marks})", [states], durable=True)
 
     def add_build(
         self, build: str, examples: Sequence[Example], rejected: Sequence[Rejected]

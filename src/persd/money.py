@@ -113,9 +113,16 @@ def is_loopback(base_url: str | None) -> bool:
 class Budget:
     """A hard cap in USD over one role's calls; None: no cap. Thread-safe."""
 
-    def __init__(self, cap_usd: float | None, spent_usd: float = 0.0) -> None:
+    def __init__(
+        self, cap_usd: float | None, spent_usd: float = 0.0, untold_usd: float = 0.0
+    ) -> None:
         self.cap_usd = cap_usd
         self.spent_usd = spent_usd
+        """What is gone, or may be."""
+        self.untold_usd = untold_usd
+        """The part of it for calls whose cost nobody told, at the most it can have been."""
+        self.is_free = False
+        """Nothing that is asked costs anything."""
         self._reserved = 0.0
         self._under_way = 0
         self._changed = threading.Condition()
@@ -146,7 +153,20 @@ class Budget:
                     # rounding must not leave a crumb that is taken for money
                     self._reserved = max(0.0, self._reserved - usd) if self._under_way else 0.0
                     self.spent_usd += granted.settled_usd
+                    self.untold_usd += granted.untold_usd
                     self._changed.notify_all()
+
+    def no_room_for(self, usd: float) -> str:
+        """Why a call that may cost so much is not made, in words."""
+        untold = (
+            f", {self.untold_usd:.4f} of it held for calls whose cost nobody told"
+            if self.untold_usd
+            else ""
+        )
+        return (
+            f"of the cap of {self.cap_usd} USD {self.spent_usd:.4f} are gone{untold}, "
+            f"and the next call may cost {usd:.4f}"
+        )
 
     def correct(self, usd: float) -> None:
         """Count so much more, or less where it is negative, than was counted before."""
@@ -166,7 +186,9 @@ class Reservation:
 
     usd: float
     settled_usd: float = 0.0
+    untold_usd: float = 0.0
 
     def settle(self, usd: float | None) -> None:
         """Count what the call cost; None: unknown, so the most it can have cost."""
         self.settled_usd += self.usd if usd is None else usd
+        self.untold_usd += self.usd if usd is None else 0.0

@@ -85,17 +85,18 @@ class _Counting(Progress):
         took = time.monotonic() - self._began
         rate = self._done / took if took > 0.05 else 0.0
         total = f"/{self._total}" if self._total is not None else ""
+        # what a narrow terminal cuts off comes last
         parts = [f"{self._name} {self._done}{total}"]
-        parts += [f"{n} {k.replace('_', ' ')}" for k, n in sorted(self._counts.items()) if n]
-        parts.append(f"{rate:.1f}/s")
-        parts += _told(self._traffic())
-        if self._usd or self._cap is not None:
-            cap = "" if self._cap is None else f" of {self._cap:.2f}"
-            parts.append(f"{self._usd:.4f}{cap} USD")
         if self._total and rate and self._done < self._total:
             parts.append(f"{_clock((self._total - self._done) / rate)} left")
         else:
             parts.append(_clock(took))
+        if self._usd or self._cap is not None:
+            cap = "" if self._cap is None else f" of {self._cap:.{2 if self._cap >= 0.1 else 4}f}"
+            parts.append(f"{self._usd:.4f}{cap} USD")
+        parts.append(f"{rate:.1f}/s")
+        parts += [f"{n} {k.replace('_', ' ')}" for k, n in sorted(self._counts.items()) if n]
+        parts += _told(self._traffic())
         return " · ".join(parts)
 
 

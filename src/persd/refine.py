@@ -30,7 +30,8 @@ def refine(run: Run, cases: Iterable[Case], round: int) -> None:
     """End every case: ``refined``, ``refused`` by the tests, ``teacher_failed`` (no try held
     code), ``not_run``, ``over_budget`` or ``unavailable``.
 
-    A teacher that gives no answer leaves the case to the next one of the cascade.
+    A teacher that does not answer leaves the case to the next one of the cascade; one that has
+    reached its cap does not.
     """
     for place, spec in enumerate(run.config.teacher):
         cases = _next_teacher(cases)
@@ -99,6 +100,9 @@ def _written(run: Run, cases: Iterable[Case], round: int, place: int) -> Iterato
     for case, answer in asker.stream(asked):
         if answer is None:
             yield case
+        elif answer.missing == "over_budget" and case.passing is None:
+            # a cap is no reason to go on to a dearer teacher: it waits for more money
+            run.end(case, round, "over_budget", answer.detail)
         elif answer.missing:
             yield replace(case, missing=answer)
         else:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from persd.records import (
@@ -121,11 +120,15 @@ def _unsql(value: Any) -> Any:
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
-@cache
-def _names(cls: Any) -> tuple[str, ...] | None:
+_NAMES: dict[type[Any], tuple[str, ...] | None] = {}
+
+
+def _names(cls: type[Any]) -> tuple[str, ...] | None:
     """The fields of a record; None: it is none."""
-    known = dataclasses.is_dataclass(cls)
-    return tuple(f.name for f in dataclasses.fields(cls)) if known else None
+    if cls not in _NAMES:
+        known = dataclasses.is_dataclass(cls)
+        _NAMES[cls] = tuple(f.name for f in dataclasses.fields(cls)) if known else None
+    return _NAMES[cls]
 
 
 def _plain(value: Any) -> Any:

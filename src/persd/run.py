@@ -16,7 +16,7 @@ from persd import tasks as task_sources
 from persd.batches import Batches, refuse_open
 from persd.calibrate import limits_from
 from persd.calls import Answer, Asker, Traffic
-from persd.config import Config, Endpoint, changed_keys, is_served, stage_of, to_json
+from persd.config import Config, Endpoint, asks_more, changed_keys, is_served, stage_of, to_json
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.models import Throttles, open_model
@@ -105,10 +105,12 @@ class Run:
         old = self.ledger.meta("config")
         if old is not None:
             reached = self._stages_reached()
+            changed = changed_keys(old, self.config)
+            more = {key for key, values in changed.items() if asks_more(key, *values)}
             clash = {
                 key: values
-                for key, values in changed_keys(old, self.config).items()
-                if stage_of(key) in reached
+                for key, values in changed.items()
+                if stage_of(key) in reached and (key not in more or "train" in reached)
             }
             if clash:
                 told = "; ".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in sorted(clash.items()))
@@ -116,8 +118,12 @@ class Run:
                     f"the run was made with another config, and what it holds would not follow "
                     f"from this one ({told})",
                     where=str(self.dir),
-                    hint="put the keys back, or give run.dir another folder",
+                    hint="put the keys back, or give run.dir another folder, where teacher.model "
+                    f'= "recorded:{self.dir}" says again what this one was told, for nothing',
                 )
+            if more & set(changed):
+                # what the teachers had given up is asked about again
+                self.ledger.reopen(("refused", "teacher_failed"))
         if old != to_json(self.config):
             self.ledger.set_meta("config", to_json(self.config))
 
@@ -208,6 +214,11 @@ class Run:
                     hint=f"give {role}.price = {{ input = ..., output = ... }} "
                     "in USD per million tokens",
                 )
+            if spec.budget_usd is not None and price == FREE and is_served(spec, role):
+                self.progress.say(
+                    f"{role} {spec.model} at {spec.base_url} is taken to cost nothing, so "
+                    "budget_usd guards nothing there; give its price if it passes questions on"
+                )
             found = Asker(
                 model,
                 role,
@@ -225,7 +236,7 @@ class Run:
     def _budget(self, role: Role, place: str, spec: Endpoint, price: Price | None) -> Budget:
         key = f"{role} {place}"
         if key not in self._budgets:
-            spent = self.ledger.spent(role=role, model=spec.model)
+            spent, untold = self.ledger.spent(role=role, model=spec.model), 0.0
             if price is not None:
                 # what was paid before the user gave a price counts at that price, and what was
                 # sent without an answer at the most it can have cost
@@ -233,7 +244,9 @@ class Run:
                 spent += sum(price.cost(usage) for usage in unpriced)
                 tries = self.ledger.tries(role=role, model=spec.model)
                 spent += sum(spent_on(t, price) for t in tries)
-            self._budgets[key] = Budget(spec.budget_usd, spent)
+                untold = sum(spent_on(t, price) for t in tries if t.usd is None)
+            self._budgets[key] = Budget(spec.budget_usd, spent, untold)
+            self._budgets[key].is_free = price == FREE
         return self._budgets[key]
 
     def _drop_students(self) -> None:
@@ -365,10 +378,12 @@ class Run:
         self.progress.step(1, **{state: 1})
 
     def _tell_money(self) -> None:
-        budgets = [b for b in self._budgets.values() if b.cap_usd is not None]
+        budgets = self._budgets.values()
         caps = [b.cap_usd for b in budgets if b.cap_usd is not None]
-        spent = sum(b.spent_usd for b in self._budgets.values())
-        self.progress.money(spent, sum(caps) if caps else None)
+        spent = sum(b.spent_usd for b in budgets)
+        # what may cost something and has no cap makes a sum of caps mean nothing
+        whole = caps and all(b.cap_usd is not None or b.is_free for b in budgets)
+        self.progress.money(spent, sum(caps) if whole else None)
 
     def close(self) -> None:
         """Let the calls under way end, then close models, sandbox and ledger. Safe twice."""

@@ -30,6 +30,7 @@ from persd.forecast.plan import (
     plan,
 )
 from persd.ledger import FILE_NAME, Ledger
+from persd.money import spent_on
 from persd.records import OPEN_STATES, Task, Usage
 from persd.run import read_pool
 
@@ -86,7 +87,8 @@ def forecast(
     ``calls`` by what they ask for (``attempts`` of a served student, ``directs``, ``repairs``),
     ``input_tokens``, ``output_tokens``, ``examples`` (verified repairs, of all rounds),
     ``usd``, ``usd_per_example``, each a Range; ``usd_text``, why there are no USD, else empty;
-    ``spent_usd``; ``cap_usd`` over all payers; where the cap may bind, the Ranges
+    ``spent_usd`` with ``at_risk_usd`` of it for calls whose cost nobody
+    told; ``cap_usd`` over all payers; where the cap may bind, the Ranges
     ``budget_reaches_tasks`` and ``budget_reaches_examples``, else None; ``notes``. Where no task
     is finished only ``high`` is known. USD are None where a price is.
     """
@@ -103,9 +105,17 @@ def forecast(
         **(known or _at_most(history, tasks, config)),
         "usd_text": _unknown(paying),
         "spent_usd": _sum(history.spent),
+        "at_risk_usd": _at_risk(ledger, paying),
         "cap_usd": _cap(paying),
         "notes": _notes(history, config, paying),
     }
+
+
+def _at_risk(ledger: Ledger | None, paying: Sequence[Payer]) -> float:
+    """USD held for calls under way or lost, at the most they can cost."""
+    tries = [t for t in ledger.tries() if t.usd is None] if ledger else []
+    prices = {(p.role, p.spec.model): p.price for p in paying}
+    return sum(spent_on(t, prices.get((t.role, t.model))) for t in tries)
 
 
 def _basis(history: History, entries: Mapping[str, int | None], config: Config) -> str:
@@ -334,7 +344,10 @@ def readable(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("money", _shown(found["usd"], usd) if found["usd"] else found["usd_text"]))
     if found["usd_per_example"]:
         rows.append(("money an example", _shown(found["usd_per_example"], usd)))
-    rows.append(("spent so far", usd(found["spent_usd"])))
+    held = found["at_risk_usd"]
+    untold = f" (and up to {usd(held)} in calls whose cost nobody told)" if held else ""
+    spent = None if found["spent_usd"] is None else found["spent_usd"] - held
+    rows.append(("spent so far", usd(spent) + untold))
     if found["cap_usd"] is not None:
         rows.append(("cap", usd(found["cap_usd"])))
     if found["budget_reaches_tasks"]:

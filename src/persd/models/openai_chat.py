@@ -31,6 +31,10 @@ _SETTINGS = frozenset({"max_tokens", "temperature", "top_p", "seed"})
 _SECRET = 16
 #: Seconds to reach an endpoint.
 _CONNECT = 20.0
+#: Questions in a row that are forbidden (403) before the key is at fault and not the questions.
+_DENIED = 8
+#: Seconds to wait whether other questions are answered, when the first ones are refused.
+_AWAIT_OTHERS = 3.0
 #: How endpoints say why they stopped, where they do not say it as OpenAI does.
 _FINISH = {
     "content_filter": "filtered",
@@ -82,6 +86,8 @@ class OpenAIModel:
         self._tls: Any = None
         self._unsupported: frozenset[str] = frozenset()
         self._answered = answered
+        self._denied = 0
+        """Questions in a row that the key may not ask."""
         self._called: str | None = None
         """The model's name as the endpoint spells it, where that is not the one asked for."""
 
@@ -182,17 +188,30 @@ class OpenAIModel:
 
         try:
             reply = self._send_supported(request)
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as e:
-            # before anything was answered the settings are at fault; later, this one prompt is
-            if not self._answered:
-                raise self._mend(e) from e
-            return Completion("", finish="rejected", note=self._short(e))
+        except (
+            openai.BadRequestError,
+            openai.UnprocessableEntityError,
+            openai.PermissionDeniedError,
+        ) as e:
+            return self._rejected(e)
         except openai.OpenAIError as e:
             raise self.failure(e) from e
         self.throttle.told(reply.headers)
         completion = self._completion(self._without_key(reply.text), request)
-        self._answered = True
+        self._answered, self._denied = True, 0
         return completion
+
+    def _rejected(self, error: Any) -> Completion:
+        """Whose fault it is that a question is not taken: its own, where others are answered,
+        else that of the settings or the key. Before the first answer it is worth waiting for."""
+        if not self._answered:
+            mend = self._mend(error)
+            raise TryAgain("refused", self._short(error), wait=_AWAIT_OTHERS, mend=mend)
+        if error.status_code == 403:
+            self._denied += 1
+            if self._denied >= _DENIED:
+                raise self._mend(error)
+        return Completion("", finish="rejected", note=self._short(error))
 
     def _send_supported(self, request: Request) -> Any:
         """Send, and send again without each setting that is refused by name: reasoning models
@@ -359,7 +378,8 @@ class OpenAIModel:
         hints = {
             401: f"check the key in {self._key_env}",
             403: f"check what the key in {self._key_env} may use",
-            404: "check model and base_url",
+            402: "the account behind the key has no money left; add some, then run it again",
+            404: "check model and base_url, which usually ends in /v1",
         }
         hint = hints.get(error.status_code, "check the model's settings in the config")
         return UserError(

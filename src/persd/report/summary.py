@@ -29,7 +29,7 @@ WORDS: Mapping[str, str] = {
     "solved": "the student's attempt passed: nothing to teach",
     "refused": "the tests refused every repair",
     "teacher_failed": "no code in the teacher's replies, or it gave up",
-    "over_budget": "the budget was spent before the teacher could be asked",
+    "over_budget": "the cap left no room for the next call; more money goes on",
     "unavailable": "the model did not answer; the next run asks again",
     "not_run": "the judge could not run it; the next run tries again",
     WAITING: "not finished yet",
