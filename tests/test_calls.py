@@ -394,7 +394,7 @@ def test_a_reply_that_is_no_answer_is_kept_with_its_cost(ledger: Ledger) -> None
         assert (found.outcome, found.text, found.usage) == ("unusable", reply.text, reply.usage)
         assert found.usd == PRICE.cost(reply.usage)
         assert found.detail == "answered by another"
-    assert asker.budget.spent_usd == pytest.approx(3 * PRICE.cost(reply.usage))
+    assert asker.budget.spent_usd == pytest.approx(Retry().unusable * PRICE.cost(reply.usage))
 
 
 def test_a_model_that_answers_nothing_at_all_is_not_asked_for_ever(ledger: Ledger) -> None:

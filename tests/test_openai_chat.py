@@ -495,8 +495,7 @@ def test_a_key_that_is_taken_away_is_told(endpoint: Endpoint, model: OpenAIModel
     assert model.complete([make_request(1)])[0].text == "hi"
     endpoint.reply = lambda path, body: (403, failure("no longer"))
     with pytest.raises(UserError, match="what the key in OPENAI_API_KEY may use"):
-        for n in range(20):
-            assert model.complete([make_request(n)])[0].finish == "rejected"
+        [model.complete([make_request(n)]) for n in range(20)]
 
 
 @pytest.mark.parametrize(

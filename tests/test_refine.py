@@ -11,6 +11,7 @@ import pytest
 from conftest import make_task
 from persd import run as run_module
 from persd.config import Config
+from persd.direct import AFRESH
 from persd.domains.code import teacher_direct
 from persd.loop import collect
 from persd.models import ModelUnavailable
@@ -143,7 +144,7 @@ def test_replies_without_code_come_to_an_end(
     states = go(make_config(tmp_path), [make_task()])
     assert states["add"].state == "teacher_failed"
     assert "refused" in states["add"].detail
-    assert sum(r.purpose == "refinement" for r in script.requests) == 3
+    assert sum(r.purpose == "refinement" for r in script.requests) == 1 + AFRESH
 
 
 def test_a_rejected_question_is_not_asked_again(
@@ -238,3 +239,14 @@ def test_a_cap_sends_nothing_on_to_a_dearer_teacher(
     assert state.state == "over_budget"
     assert "of the cap of 0.001 USD 0.0000 are gone, and the next call may cost" in state.detail
     assert not [r for r in script.requests if r.purpose == "refinement"]
+
+
+def test_a_long_cascade_of_many_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"scripted:{n}" for n in range(12)]
+    replying(monkeypatch, {name: [CHAT_WRONG] * 10 for name in names})
+    config = cascade(tmp_path, *({"model": name, "max_tries": 10} for name in names))
+    with Run(config) as run:
+        run.store_tasks([make_task()])
+        collect(run, 1, "student")
+        assert run.ledger.states(1)["add"].state == "refused"
+        assert len(run.ledger.solutions(kind="refinement")) == 120

@@ -59,9 +59,11 @@ class Answer:
 class Retry:
     """How long to try one question, and how long to wait between tries, in seconds."""
 
-    tries: int = 6
+    tries: int = 8
     """Tries that may fail; being turned away for now (429) is none."""
-    unusable: int = 3
+    unheard: int = 5
+    """The same, before the model has answered anything."""
+    unusable: int = 5
     """Tries that may end in a whole reply that holds no answer."""
     unmended: int = 3
     """Tries of a question that are refused, or answered with no protocol of ours, before
@@ -242,7 +244,7 @@ class Asker:
             except ModelUnavailable as e:
                 return self.no_answer(batch, str(e))
             except TryAgain as e:
-                wait = failures.next_wait(e)
+                wait = failures.next_wait(e, self._has_answered)
                 if wait is None:
                     if e.mend is not None:
                         raise e.mend from e
@@ -522,8 +524,9 @@ class Failures:
     def text(self) -> str:
         return f"after {self.total} {'try' if self.total == 1 else 'tries'}"
 
-    def next_wait(self, error: TryAgain) -> float | None:
-        """Seconds until the next try; None: it is given up."""
+    def next_wait(self, error: TryAgain, heard: bool = True) -> float | None:
+        """Seconds until the next try; None: it is given up. ``heard``: the model has answered
+        other questions."""
         now = time.monotonic()
         if not self.total:
             self._began = now
@@ -531,7 +534,9 @@ class Failures:
         self._turned_away += error.kind == "rate_limited"
         self._unusable += error.kind == "unusable"
         # where nothing was ever answered, what the user has to mend is told soon
-        tries = self._retry.tries if error.mend is None else self._retry.unmended
+        tries = self._retry.tries if heard else min(self._retry.tries, self._retry.unheard)
+        if error.mend is not None:
+            tries = min(tries, self._retry.unmended)
         if (
             self.total - self._turned_away >= tries
             or self._unusable >= self._retry.unusable

@@ -147,7 +147,7 @@ class TeacherTable(Endpoint):
     max_tokens: int = Field(default=1024, ge=1)
     max_tries: int = Field(default=2, ge=1, le=10)
     """Tries of one repair; a failed one goes back with its own feedback. (A reply that holds no
-    code is asked for afresh, twice at most, and is no try.)"""
+    code is asked for afresh, four times at most, and is no try.)"""
     stay_close: float | None = Field(default=None, ge=0, le=1)
     """Ask once more for a repair that passes but is less similar to the attempt than this, and
     keep the closer one; None: take what passes."""

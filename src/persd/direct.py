@@ -17,7 +17,7 @@ from persd.records import Request, Solution, State, Task, Verdict, content_id, d
 from persd.run import NO_CODE, Case, Run
 
 #: Times that a served model is asked afresh after a reply that holds no answer.
-AFRESH = 2
+AFRESH = 4
 
 #: A case, and what was written for it, the answer that did not come, or None: not yet asked.
 Written = tuple[Case, Solution | Answer | None]

@@ -9,6 +9,7 @@ way while others are still being attempted.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -33,10 +34,14 @@ def refine(run: Run, cases: Iterable[Case], round: int) -> None:
     A teacher that does not answer leaves the case to the next one of the cascade; one that has
     reached its cap does not.
     """
+    stages = 0
     for place, spec in enumerate(run.config.teacher):
         cases = _next_teacher(cases)
         for _ in range(spec.max_tries + AFRESH + (spec.stay_close is not None)):
             cases = _one_try(run, cases, round, place)
+            stages += 1
+    # each stage draws from the one before it, a dozen calls deeper
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 20 * stages))
     for case in cases:
         _end(run, case, round)
 
