@@ -61,3 +61,19 @@ def test_a_chat_students_whole_function_is_taken(
 ) -> None:
     use(monkeypatch, Script({"add": CHAT_RIGHT}, {}))
     assert go(make_config(tmp_path), [make_task()])["add"].state == "solved"
+
+
+@pytest.mark.parametrize("finish", ["rejected", "refused", "filtered"])
+def test_what_a_served_student_does_not_take_is_no_failure_of_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: str
+) -> None:
+    script = use(monkeypatch, Script({}, {}))
+
+    def opened(spec: Any, role: str, **_: Any) -> ScriptedModel:
+        said = Completion("I would rather not.", finish=finish, note="flagged")
+        return ScriptedModel(lambda r: said) if role == "student" else script.open_model(spec, role)
+
+    monkeypatch.setattr(run_module, "open_model", opened)
+    states = go(make_config(tmp_path), [make_task()])
+    assert states["add"].state == "not_attempted"
+    assert script.asked["teacher"] == 0

@@ -19,6 +19,7 @@ def attempt(run: Run, cases: Iterable[Case], round: int, student: str) -> Iterat
     """The cases the student failed, each with its attempt and the verdict on it.
 
     Ends ``solved`` what passes, ``too_long`` a task that does not fit the student's context,
+    ``not_attempted`` what a served student does not take or refuses,
     ``not_run`` what the judge could not run, ``over_budget`` and ``unavailable`` where a
     served student was not asked or did not answer.
     """

@@ -47,6 +47,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key of the config.")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan and what it is to cost, and stop.")
+]
 Pilot = Annotated[
     int | None,
     typer.Option(
@@ -81,9 +84,7 @@ def demo(
 def run(
     config_file: ConfigFile,
     overrides: Set = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and what it is to cost, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     pilot: Pilot = None,
     unsafe: Unsafe = False,
     as_json: Json = False,
@@ -105,6 +106,7 @@ def run(
 def collect(
     config_file: ConfigFile,
     overrides: Set = None,
+    dry_run: DryRun = False,
     pilot: Pilot = None,
     unsafe: Unsafe = False,
     as_json: Json = False,
@@ -112,7 +114,11 @@ def collect(
     """Attempts and verified repairs only: no training, no evaluation."""
     from persd.config import load
 
-    _collect(load(config_file, _overrides(overrides, unsafe)), pilot, as_json)
+    config = load(config_file, _overrides(overrides, unsafe))
+    if dry_run:
+        _dry_run(config, as_json)
+    else:
+        _collect(config, pilot, as_json)
 
 
 @app.command()

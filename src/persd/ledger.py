@@ -118,7 +118,12 @@ class Ledger:
             self._check_schema()
         except sqlite3.Error as e:
             self.close()
-            raise UserError(f"cannot open the ledger: {e}", where=str(self.path)) from e
+            raise UserError(
+                f"cannot open the ledger: {e}",
+                where=str(self.path),
+                hint="persd run CONFIG.toml mends one whose run was killed as it began; "
+                "else give run.dir another folder",
+            ) from e
         except BaseException:
             self.close()
             raise

@@ -39,6 +39,7 @@ State = Literal[
     "direct_failed",  # the direct answer does not pass, so the task is not in the pool D
     "bad_task",  # the task's own reference fails its own tests
     "too_long",  # the prompt does not fit the student's context; never cut to fit
+    "not_attempted",  # the served student does not take the question, or refuses to answer it
     "untested",  # no test to judge by; exported only when asked for
     "over_budget",  # the cap was reached before the teacher could be asked
     "unavailable",  # the model's endpoint did not answer: asked again by the next run

@@ -38,10 +38,10 @@ NO_CODE = "no code in the reply"
 NOT_ATTEMPTS: Mapping[str, State] = {
     "prompt_too_long": "too_long",
     "prompt_not_encodable": "too_long",
-    "rejected": "unavailable",
-    "empty": "unavailable",
-    "refused": "unavailable",
-    "filtered": "unavailable",
+    "rejected": "not_attempted",
+    "empty": "not_attempted",
+    "refused": "not_attempted",
+    "filtered": "not_attempted",
 }
 
 

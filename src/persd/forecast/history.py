@@ -160,7 +160,7 @@ def _attempt(found: History, task_id: str, unit: _Unit, final: bool) -> None:
         found.waiting[ATTEMPT] += 1
         found.paid[ATTEMPT] += len(made)
         return
-    ended = unit.state in ("solved", "too_long")
+    ended = unit.state in ("solved", "too_long", "not_attempted")
     found.note(task_id, ATTEMPT, not ended, made)
     if not ended:
         _repair(found, task_id, unit, final)

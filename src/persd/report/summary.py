@@ -26,6 +26,7 @@ WORDS: Mapping[str, str] = {
     "bad_task": "its own reference fails its own tests",
     "direct_failed": "the teacher's direct answer does not pass: not in the pool",
     "too_long": "the prompt does not fit the student's context",
+    "not_attempted": "the student's endpoint does not take the question, or refuses it",
     "solved": "the student's attempt passed: nothing to teach",
     "refused": "the tests refused every repair",
     "teacher_failed": "no code in the teacher's replies, or it gave up",
