@@ -393,19 +393,13 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
             _print_json(totals if told is None else {**totals, "forecast": told})
         elif told is not None and not stopped:
             _print_forecast(told)
-        states = opened.ledger.states(1).values()
-        silent = [s for s in states if s.state == "unavailable"]
-        capped = [s for s in states if s.state == "over_budget"]
-    if capped:
-        _say(
-            f"{len(capped)} tasks are left out ({capped[0].detail}); "
-            "raise budget_usd and run it again to go on"
-        )
+        _tell_left_out(opened, 1)
+        silent = _ended(opened, 1, "unavailable")
     if stopped:
         raise KeyboardInterrupt
     if silent:
         raise WorkFailed(
-            f"{len(silent)} tasks got no answer (the first: {silent[0].detail}); "
+            f"{len(silent)} tasks got no answer (the first: {silent[0]}); "
             "run it again to ask once more"
         )
     if not as_json and told is not None:
@@ -425,6 +419,22 @@ def _tell_collected(opened: Run, as_json: bool) -> Money:
         tables.print_funnel(_console(), opened.ledger)
         tables.print_money(_console(), opened.ledger, paid)
     return paid
+
+
+def _tell_left_out(opened: Run, round: int) -> None:
+    """What a cap left out, and what to do about it."""
+    capped = _ended(opened, round, "over_budget")
+    if capped:
+        _say(
+            f"{len(capped)} tasks are left out ({capped[0]}); "
+            "raise budget_usd and run it again to go on"
+        )
+
+
+def _ended(opened: Run, round: int, state: str) -> list[str]:
+    """Why each of the tasks in a state ended there."""
+    sql = "SELECT detail FROM states WHERE round = ? AND state = ?"
+    return [str(row["detail"]) for row in opened.ledger.query(sql, (round, state))]
 
 
 def _print_forecast(told: dict[str, Any]) -> None:
@@ -447,6 +457,7 @@ def _run_all(config: Config, as_json: bool) -> None:
         progress.close()
         opened.ledger.flush()
         totals = summary.totals(opened.ledger, _tell_collected(opened, as_json))
+        _tell_left_out(opened, totals["rounds"])
         rows = summary.results(opened.ledger)
         if not as_json:
             tables.print_results(_console(), opened.ledger)
