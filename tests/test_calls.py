@@ -456,7 +456,8 @@ def test_a_stop_ends_softly(ledger: Ledger) -> None:
         answers = found.result(30)
     assert len(answers) == len(gate.asked) == 4
     assert all(ledger.completion(a.call_id) == a.completion for a in answers)
-    assert list(asker.complete(questions(50))) == []
+    assert len(list(asker.complete(questions(50)))) == 4  # what is stored is handed on
+    assert len(gate.asked) == 4
     assert ledger.tries() == []
 
 
@@ -633,3 +634,12 @@ def test_rounding_leaves_nothing_that_somebody_waits_for() -> None:
     thread.start()
     thread.join(10)
     assert found == [None]
+
+
+def test_a_recorded_model_that_lacks_many_answers_is_not_mute(ledger: Ledger) -> None:
+    def script(request: Request) -> str:
+        raise ModelUnavailable("it holds none for this task")
+
+    asker = Asker(ScriptedModel(script), "teacher", ledger)
+    answers = list(asker.complete(questions(3 * SILENCE)))
+    assert {a.missing for a in answers} == {"unavailable"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from persd.config import STAGES, changed_keys, flatten, load, stage_of, to_json
+from persd.config import STAGES, asks_more, changed_keys, flatten, load, stage_of, to_json
 from persd.errors import UserError
 
 SHORT = """[run]
@@ -129,3 +129,22 @@ def test_every_key_has_a_stage(tmp_path: Path) -> None:
     assert stage_of("verify.timeout") == "verify"
     assert stage_of("teacher.0.model") == "teacher"
     assert stage_of("train.lr") == "train"
+
+
+def test_what_only_asks_more() -> None:
+    appended = {
+        "teacher.1.model": (None, "strong"),
+        "teacher.1.base_url": (None, "http://127.0.0.1:1/v1"),
+        "teacher.1.price.input": (None, 1.0),
+        "teacher.0.max_tries": (1, 2),
+    }
+    assert asks_more(appended) == set(appended)
+    for key, values in {
+        "teacher.0.max_tries": (2, 1),
+        "teacher.0.price.input": (None, 1.0),
+        "teacher.1.base_url": (None, "http://127.0.0.1:1/v1"),
+        "teacher.1.budget_usd": (None, 5.0),
+        "teacher.0.stay_close": (None, 0.5),
+        "teacher.0.model": ("a", "b"),
+    }.items():
+        assert asks_more({key: values}) == set(), key

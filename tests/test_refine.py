@@ -250,3 +250,31 @@ def test_a_long_cascade_of_many_tries(tmp_path: Path, monkeypatch: pytest.Monkey
         collect(run, 1, "student")
         assert run.ledger.states(1)["add"].state == "refused"
         assert len(run.ledger.solutions(kind="refinement")) == 120
+
+
+def test_an_earlier_teachers_tries_buy_no_later_ones_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"scripted:a": [CHAT_WRONG] * 9, "scripted:b": [CHAT_WRONG] * 9}
+
+    def go_on(first: dict[str, Any]) -> list[Request]:
+        script = replying(monkeypatch, asked)
+        both = ({"model": "scripted:a", **first}, {"model": "scripted:b", "max_tries": 2})
+        assert go(cascade(tmp_path, *both), [make_task()])["add"].state == "refused"
+        return [r for r in script.requests if r.purpose == "refinement"]
+
+    assert len(go_on({"max_tries": 1})) == 3
+    assert len(go_on({"max_tries": 1, "price": {"input": 0.0, "output": 0.0}})) == 0
+    assert len(go_on({"max_tries": 2})) == 1  # the new try, and no other
+
+
+def test_a_teacher_that_was_away_is_asked_once_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = cascade(tmp_path, {"model": "scripted:a"}, {"model": "scripted:b", "max_tries": 1})
+    away = ModelUnavailable("away")
+    replying(monkeypatch, {"scripted:a": [away], "scripted:b": [CHAT_WRONG]})
+    assert go(config, [make_task()])["add"].state == "unavailable"
+    script = replying(monkeypatch, {"scripted:a": [CHAT_WRONG, CHAT_WRONG], "scripted:b": []})
+    assert go(config, [make_task()])["add"].state == "refused"
+    assert len([r for r in script.requests if r.purpose == "refinement"]) == 2

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from persd.ledger import Ledger
 from test_kill import load_bench
 
 kill = load_bench("kill")
@@ -81,3 +82,20 @@ def test_the_second_signal_ends_it_and_what_was_in_flight_is_counted(tmp_path: P
         totals = json.loads(process.communicate(timeout=60)[0])
         assert totals["states"] == {"solved": 20, "refined": 40}
         assert totals["retries"] == {"lost": 4}
+
+
+def test_all_that_was_answered_is_judged_before_it_stops(tmp_path: Path) -> None:
+    with endpoint.serve(endpoint.Settings(latency=0.3, wrong_share=0.5)) as server:
+        process = collect(config_for(tmp_path, server.url))
+        wait_until(server, 14)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)
+        assert process.returncode == 130
+    with Ledger(tmp_path / "run", read_only=True) as ledger:
+        calls = ledger.query("SELECT call_id FROM calls WHERE role = 'teacher'")
+        judged = ledger.query(
+            "SELECT s.call_id FROM solutions s JOIN verdicts v USING (solution_id) "
+            "WHERE s.kind = 'refinement'"
+        )
+        assert {row["call_id"] for row in calls} == {row["call_id"] for row in judged}
+        assert 14 <= len(calls) < 60

@@ -205,6 +205,9 @@ class Asker:
     def _fill(
         self, source: Iterator[Request | None], line: Line, ready: list[Answer | None]
     ) -> None:
+        if self.stopping.is_set():
+            self._drain(source, ready)
+            return
         while line.has_room and not self.stopping.is_set():
             batch: list[tuple[str, Request]] = []
             drawn = False
@@ -226,6 +229,19 @@ class Asker:
                 line.put(batch)
             # where questions come slowly, an answer that is there does not wait for the next
             if not drawn or len(ready) >= _HITS or (line.has_news and not line.is_busy):
+                return
+
+    def _drain(self, source: Iterator[Request | None], ready: list[Answer | None]) -> None:
+        """Draw the rest of a source that is stopping, so that what was asked before it is looked
+        at; what would have to be asked is let go."""
+        for request in source:
+            if request is None:
+                ready.append(None)
+            else:
+                key = call_id(self.model, request)
+                stored = self.ledger.completion(key)
+                ready += [Answer(request, key, stored)] if stored is not None else []
+            if len(ready) >= _HITS:
                 return
 
     # -- in the threads of a line ---------------------------------------------------------
@@ -357,7 +373,9 @@ class Asker:
         """A model that has answered nothing yet and does not begin to is not asked further."""
         with self._counting:
             self._silent += 1
-            is_mute = self._silent >= SILENCE and not self._has_answered
+            # a model in this process has said that it has no answer to these
+            served = self.model.throttle is not None
+            is_mute = served and self._silent >= SILENCE and not self._has_answered
         if is_mute:
             raise WorkFailed(
                 f"{self.role} {self.model.name} does not answer ({why}); what was collected "
@@ -565,5 +583,6 @@ def call_id(model: Model, request: Request) -> str:
         [(m.role, m.content) for m in request.messages],
         params(request),
         request.sample,
-        request.attempt,
+        # not changed by what other teachers of a cascade did before
+        request.own_attempt or request.attempt,
     )

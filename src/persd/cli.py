@@ -12,6 +12,7 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -393,7 +394,7 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
             _print_json(totals if told is None else {**totals, "forecast": told})
         elif told is not None and not stopped:
             _print_forecast(told)
-        _tell_left_out(opened, 1)
+        _tell_left_out(opened)
         silent = _ended(opened, 1, "unavailable")
     if stopped:
         raise KeyboardInterrupt
@@ -421,14 +422,14 @@ def _tell_collected(opened: Run, as_json: bool) -> Money:
     return paid
 
 
-def _tell_left_out(opened: Run, round: int) -> None:
+def _tell_left_out(opened: Run) -> None:
     """What a cap left out, and what to do about it."""
-    capped = _ended(opened, round, "over_budget")
-    if capped:
-        _say(
-            f"{len(capped)} tasks are left out ({capped[0]}); "
-            "raise budget_usd and run it again to go on"
-        )
+    for round in opened.ledger.rounds():
+        if capped := _ended(opened, round, "over_budget"):
+            _say(
+                f"round {round}: {len(capped)} tasks are left out ({capped[0]}); "
+                "raise budget_usd and run it again to go on"
+            )
 
 
 def _ended(opened: Run, round: int, state: str) -> list[str]:
@@ -457,7 +458,10 @@ def _run_all(config: Config, as_json: bool) -> None:
         progress.close()
         opened.ledger.flush()
         totals = summary.totals(opened.ledger, _tell_collected(opened, as_json))
-        _tell_left_out(opened, totals["rounds"])
+        _tell_left_out(opened)
+        for number in opened.ledger.rounds():
+            if silent := _ended(opened, number, "unavailable"):
+                _say(f"round {number}: {len(silent)} tasks got no answer ({silent[0]})")
         rows = summary.results(opened.ledger)
         if not as_json:
             tables.print_results(_console(), opened.ledger)
@@ -508,12 +512,15 @@ def _stoppable(opened: Run) -> Iterator[None]:
         else:
             raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
     before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _dry_run(config: Config, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -418,15 +418,19 @@ def stage_of(key: str) -> str:
     return table
 
 
-def asks_more(key: str, old: Any, new: Any) -> bool:
-    """Whether a change only adds to what a run has asked: more tries, another teacher at the
-    end of the cascade (``old`` is None: there was none), or the wish for closer repairs."""
-    table, _, name = key.rpartition(".")
-    if not table.startswith("teacher."):
-        return False
-    if name == "max_tries" and old is not None and new is not None:
-        return bool(new > old)
-    return name == "stay_close" or (old is None and new is not None and table != "teacher.0")
+def asks_more(changed: Mapping[str, tuple[Any, Any]]) -> set[str]:
+    """Those of the changed keys (old, new) that only add to what a run has asked: more tries,
+    or another teacher at the end of the cascade."""
+    appended = tuple(
+        key.removesuffix("model")
+        for key, (old, _) in changed.items()
+        if re.fullmatch(r"teacher\.\d+\.model", key) and old is None
+    )
+    more = {key for key in changed if appended and key.startswith(appended)}
+    for key, (old, new) in changed.items():
+        if re.fullmatch(r"teacher\.\d+\.max_tries", key) and old is not None and new is not None:
+            more |= {key} if new > old else set()
+    return more
 
 
 def flatten(config: Config) -> dict[str, Any]:

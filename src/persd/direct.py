@@ -115,7 +115,8 @@ def _one_try(
         else:
             solution = solution_of(answer, asker.model.name)
             run.ledger.add_solution(solution)
-            yield case, solution if solution.code is not None or number == tries else None
+            settled = solution.code is not None or solution.finish == "rejected" or number == tries
+            yield case, solution if settled else None
 
 
 def _in_order(written: Iterable[Written], order: deque[str]) -> Iterator[Written]:

@@ -228,6 +228,9 @@ class Request:
     step: int = 1
     sample: int = 0
     attempt: int = 1
+    """Which try it is, over all teachers of a cascade."""
+    own_attempt: int = 0
+    """Which of this teacher's own tries it is, from 1; 0: ``attempt`` says it."""
 
     @property
     def prompt(self) -> str:

@@ -50,8 +50,8 @@ def _end(run: Run, case: Case, round: int) -> None:
     """The end of a case that no teacher has settled, or one whose repair could be closer."""
     if case.passing is not None:
         run.end(replace(case, refinement=case.passing), round, "refined")
-    elif case.missing is not None:
-        run.end(case, round, case.missing.missing or "unavailable", case.missing.detail)
+    elif gap := case.missing or case.unanswered:
+        run.end(case, round, gap.missing or "unavailable", gap.detail)
     else:
         solution, verdict = case.tries[-1]
         held_code = any(s.code is not None for s, _ in case.tries)
@@ -63,7 +63,9 @@ def _end(run: Run, case: Case, round: int) -> None:
 def _next_teacher(cases: Iterable[Case]) -> Iterator[Case]:
     """The next teacher starts from the attempt, not from another's failures."""
     for case in cases:
-        yield case if case.passing else replace(case, since=len(case.tries), missing=None)
+        if case.passing is None:
+            case = replace(case, since=len(case.tries), missing=None)
+        yield case
 
 
 def _one_try(run: Run, cases: Iterable[Case], round: int, place: int) -> Iterator[Case]:
@@ -109,7 +111,8 @@ def _written(run: Run, cases: Iterable[Case], round: int, place: int) -> Iterato
             # a cap is no reason to go on to a dearer teacher: it waits for more money
             run.end(case, round, "over_budget", answer.detail)
         elif answer.missing:
-            yield replace(case, missing=answer)
+            later = answer if served else case.unanswered
+            yield replace(case, missing=answer, unanswered=later)
         else:
             yield replace(case, refinement=_measured(case, solution_of(answer, asker.model.name)))
 
@@ -148,12 +151,13 @@ def refine_request(run: Run, case: Case, round: int, place: int) -> Request:
     assert case.attempt is not None
     assert case.verdict is not None
     spec: TeacherTable = run.config.teacher[place]
-    number = len(case.tries) + 1
+    own = len(case.own_tries) + 1
+    who = (own, place) if place else (own,)
     return Request(
         purpose="refinement",
         messages=_messages(case),
         task=case.task,
-        seed=derive_seed(run.config.run.seed, case.task.task_id, "refinement", round, number),
+        seed=derive_seed(run.config.run.seed, case.task.task_id, "refinement", round, *who),
         temperature=spec.temperature,
         top_p=spec.top_p,
         max_tokens=spec.max_tokens,
@@ -161,7 +165,8 @@ def refine_request(run: Run, case: Case, round: int, place: int) -> Request:
         verdict=case.verdict,
         earlier=case.own_tries,
         round=round,
-        attempt=number,
+        attempt=len(case.tries) + 1,
+        own_attempt=own,
     )
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -63,6 +64,8 @@ class Case:
     """A repair that passes but strays from the attempt; a closer one is being asked for."""
     missing: Answer | None = None
     """The answer that the present teacher did not give."""
+    unanswered: Answer | None = None
+    """The answer that an earlier teacher of the cascade did not give, and may give another time."""
 
     @property
     def own_tries(self) -> tuple[tuple[Solution, Verdict], ...]:
@@ -106,7 +109,7 @@ class Run:
         if old is not None:
             reached = self._stages_reached()
             changed = changed_keys(old, self.config)
-            more = {key for key, values in changed.items() if asks_more(key, *values)}
+            more = asks_more(changed)
             clash = {
                 key: values
                 for key, values in changed.items()
@@ -121,7 +124,7 @@ class Run:
                     hint="put the keys back, or give run.dir another folder, where teacher.model "
                     f'= "recorded:{self.dir}" says again what this one was told, for nothing',
                 )
-            if more & set(changed):
+            if more and "train" not in reached:
                 # what the teachers had given up is asked about again
                 self.ledger.reopen(("refused", "teacher_failed"))
         if old != to_json(self.config):
@@ -234,7 +237,11 @@ class Run:
         return found
 
     def _budget(self, role: Role, place: str, spec: Endpoint, price: Price | None) -> Budget:
-        key = f"{role} {place}"
+        # who asks one model twice in a cascade has one purse for it, and its smaller cap
+        key = f"{role} {spec.model}"
+        if key in self._budgets and spec.budget_usd is not None:
+            before = self._budgets[key].cap_usd
+            self._budgets[key].cap_usd = min(spec.budget_usd, before or spec.budget_usd)
         if key not in self._budgets:
             spent, untold = self.ledger.spent(role=role, model=spec.model), 0.0
             if price is not None:
@@ -342,7 +349,7 @@ class Run:
             self.progress.stage(f"round {round}", todo)
         self._is_collecting = True
         try:
-            yield tasks
+            yield Heeding(tasks, self.stopping)
         finally:
             self._is_collecting = False
         if self.stopping.is_set():
@@ -414,6 +421,17 @@ class Unfinished:
 
     def __iter__(self) -> Iterator[Task]:
         return self.ledger.unfinished(self.round)
+
+
+@dataclass(frozen=True, slots=True)
+class Heeding:
+    """Tasks, until the run is being stopped."""
+
+    tasks: Iterable[Task]
+    stopping: threading.Event
+
+    def __iter__(self) -> Iterator[Task]:
+        return takewhile(lambda task: not self.stopping.is_set(), self.tasks)
 
 
 def limits_of(config: Config) -> Limits | None:

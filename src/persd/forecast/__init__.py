@@ -14,7 +14,7 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
-from persd.config import Config
+from persd.config import Config, asks_more, changed_keys
 from persd.forecast.futures import Future, Rates, all_futures, all_seen, future, without_example
 from persd.forecast.history import CALLS, ENTERED, INPUT, History, read
 from persd.forecast.plan import (
@@ -75,7 +75,11 @@ def dry_run(config: Config) -> dict[str, Any]:
         on_hub = table.path is None and table.source in ("humaneval", "mbpp")
         stored = on_hub and ledger.count_tasks()
         tasks = ledger.tasks() if stored else list(read_pool(config))
-        return {**plan(config, tasks), "forecast": forecast(config, ledger, tasks)}
+        told = forecast(config, ledger, tasks)
+        before = ledger.meta("config")
+        if before and asks_more(changed_keys(before, config)):
+            told["notes"].append("what was given up is asked about again, which is not counted")
+        return {**plan(config, tasks), "forecast": told}
 
 
 def forecast(
