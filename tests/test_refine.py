@@ -278,3 +278,14 @@ def test_a_teacher_that_was_away_is_asked_once_it_is_back(
     script = replying(monkeypatch, {"scripted:a": [CHAT_WRONG, CHAT_WRONG], "scripted:b": []})
     assert go(config, [make_task()])["add"].state == "refused"
     assert len([r for r in script.requests if r.purpose == "refinement"]) == 2
+
+
+@pytest.mark.parametrize("caps", [(0.0, 5.0), (5.0, 0.0), (None, 0.0), (0.0, None)])
+def test_one_model_at_two_places_has_one_purse_and_its_smaller_cap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps: tuple[float | None, float | None]
+) -> None:
+    script = replying(monkeypatch, {"scripted:a": [CHAT_RIGHT] * 4})
+    price = {"input": 1.0, "output": 1.0}
+    twice = ({"model": "scripted:a", "price": price, "budget_usd": cap} for cap in caps)
+    assert go(cascade(tmp_path, *twice), [make_task()])["add"].state == "over_budget"
+    assert not [r for r in script.requests if r.purpose == "refinement"]

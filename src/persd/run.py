@@ -227,7 +227,7 @@ class Run:
                 role,
                 self.ledger,
                 price,
-                self._budget(role, place, spec, price),
+                self._budget(role, spec, price),
                 traffic=self.traffic,
                 stopping=self.stopping,
                 tick=self.progress.tick,
@@ -236,13 +236,13 @@ class Run:
             self._askers[role, place] = found
         return found
 
-    def _budget(self, role: Role, place: str, spec: Endpoint, price: Price | None) -> Budget:
-        # who asks one model twice in a cascade has one purse for it, and its smaller cap
+    def _budget(self, role: Role, spec: Endpoint, price: Price | None) -> Budget:
         key = f"{role} {spec.model}"
-        if key in self._budgets and spec.budget_usd is not None:
-            before = self._budgets[key].cap_usd
-            self._budgets[key].cap_usd = min(spec.budget_usd, before or spec.budget_usd)
-        if key not in self._budgets:
+        if key in self._budgets:
+            # who asks one model twice in a cascade has one purse for it, and its smaller cap
+            caps = [self._budgets[key].cap_usd, spec.budget_usd]
+            self._budgets[key].cap_usd = min((c for c in caps if c is not None), default=None)
+        else:
             spent, untold = self.ledger.spent(role=role, model=spec.model), 0.0
             if price is not None:
                 # what was paid before the user gave a price counts at that price, and what was
