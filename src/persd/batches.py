@@ -109,7 +109,7 @@ class Batches:
         say: Callable[[str], None] = lambda text: None,
         pauses: tuple[float, float] = PAUSES,
     ) -> None:
-        self._model, self._say, self._pauses = model, say, pauses
+        self._model, self.say, self._pauses = model, say, pauses
         self._recovering = threading.Lock()
 
     def ask(self, asker: Asker, batch: Sequence[tuple[str, Request]], line: Line) -> list[Answer]:
@@ -186,7 +186,7 @@ class Batches:
     def _named(self, asker: Asker, batch: Batch, batch_id: str) -> Batch:
         batch = replace(batch, batch_id=batch_id)
         asker.ledger.set_batch(batch)
-        self._say(
+        self.say(
             f"{batch_id}: {batch.rows} questions are with {self._model.where} for up to a day; "
             "stopping leaves them there, and the next run collects the answers"
         )
@@ -209,10 +209,6 @@ class Batches:
             unit.rest(pause)
             pause = min(self._pauses[1], pause * 1.5)
 
-    def tell(self, text: str) -> None:
-        """Something a person should know."""
-        self._say(text)
-
     def rest_for_queue(self, unit: _Unit) -> None:
         """Wait until the provider's queue may have emptied."""
         unit.rest(self._pauses[1])
@@ -225,7 +221,7 @@ class Batches:
         try:
             told = self._wait(unit, batch)
         except Stopped:
-            self._say(
+            self.say(
                 f"{batch.batch_id}: {batch.rows} questions stay with {self._model.where}; "
                 "run it again to collect the answers"
             )
@@ -253,7 +249,7 @@ class Batches:
         data = (told.get("errors") or {}).get("data") or []
         first: Json = data[0] if data else {}
         if first.get("code") in _QUEUE_FULL:
-            self._say(f"{batch.batch_id} has to wait: {first.get('message')}")
+            self.say(f"{batch.batch_id} has to wait: {first.get('message')}")
             return _Collected({}, queue_full=True)
         at = f" (line {first['line']})" if first.get("line") else ""
         why = f"{first.get('code')}: {first.get('message')}{at}" if first else "no reason given"
@@ -300,7 +296,11 @@ class Batches:
         run = [(t, status) for t, status in run if status is not None]
         bad = [t for t, status in run if status in (400, 422) and _has_result(t)]
         denied = [t for t, status in run if t.outcome == "refused" and status not in (400, 422)]
-        if not run or len(bad) + len(denied) < len(run) or (not denied and _answered(asker)):
+        if (
+            not run
+            or len(bad) + len(denied) < len(run)
+            or (not denied and asker.ledger.has_answered(asker.role, self._model.name))
+        ):
             return None
         first = (denied or bad)[0]
         return UserError(
@@ -348,7 +348,7 @@ class Batches:
                     return
                 batch = self._named(asker, batch, found)
             else:
-                self._say(f"{batch.batch_id}: collecting the answers to {batch.rows} questions")
+                self.say(f"{batch.batch_id}: collecting the answers to {batch.rows} questions")
             # what is wrong with its rows is told when they are asked again
             self._collect(unit, batch)
         finally:
@@ -481,7 +481,7 @@ class _Unit:
                 if wait is None:
                     raise
                 if failures.total == 1:
-                    self.batches.tell(f"{self.asker.model.name}: {e}; it is tried again")
+                    self.batches.say(f"{self.asker.model.name}: {e}; it is tried again")
             self.rest(wait)
 
     def rest(self, seconds: float) -> None:
@@ -509,11 +509,6 @@ def _failure(status: int | None, code: str) -> Outcome:
     if status == 429 and code != "insufficient_quota":
         return "rate_limited"
     return "server_error" if status >= 500 or status in (408, 409, 425) else "refused"
-
-
-def _answered(asker: Asker) -> bool:
-    said = "SELECT 1 FROM calls WHERE role = ? AND model = ? LIMIT 1"
-    return bool(asker.ledger.query(said, (asker.role, asker.model.name)))
 
 
 def _spent(asker: Asker, batch: Batch) -> float:

@@ -213,15 +213,8 @@ class Asker:
             drawn = False
             for request in source:
                 drawn = True
-                if request is None:
-                    ready.append(None)
-                else:
-                    key = call_id(self.model, request)
-                    stored = self.ledger.completion(key)
-                    if stored is None:
-                        batch.append((key, request))
-                    else:
-                        ready.append(Answer(request, key, stored))
+                if unanswered := self._look_up(request, ready):
+                    batch.append(unanswered)
                 # a begun batch is always filled, so that a resumed run has the same batches
                 if len(batch) >= self.model.batch or (not batch and len(ready) >= _HITS):
                     break
@@ -235,14 +228,24 @@ class Asker:
         """Draw the rest of a source that is stopping, so that what was asked before it is looked
         at; what would have to be asked is let go."""
         for request in source:
-            if request is None:
-                ready.append(None)
-            else:
-                key = call_id(self.model, request)
-                stored = self.ledger.completion(key)
-                ready += [Answer(request, key, stored)] if stored is not None else []
+            self._look_up(request, ready)
             if len(ready) >= _HITS:
                 return
+
+    def _look_up(
+        self, request: Request | None, ready: list[Answer | None]
+    ) -> tuple[str, Request] | None:
+        """Put the stored answer to a request, or None as it is, with what is ready; returns a
+        request that has none, with its key."""
+        if request is None:
+            ready.append(None)
+            return None
+        key = call_id(self.model, request)
+        stored = self.ledger.completion(key)
+        if stored is None:
+            return key, request
+        ready.append(Answer(request, key, stored))
+        return None
 
     # -- in the threads of a line ---------------------------------------------------------
 

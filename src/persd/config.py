@@ -426,11 +426,14 @@ def asks_more(changed: Mapping[str, tuple[Any, Any]]) -> set[str]:
         for key, (old, _) in changed.items()
         if re.fullmatch(r"teacher\.\d+\.model", key) and old is None
     )
-    more = {key for key in changed if appended and key.startswith(appended)}
-    for key, (old, new) in changed.items():
-        if re.fullmatch(r"teacher\.\d+\.max_tries", key) and old is not None and new is not None:
-            more |= {key} if new > old else set()
-    return more
+
+    def is_more(key: str, old: Any, new: Any) -> bool:
+        if key.startswith(appended):
+            return True
+        more_tries = re.fullmatch(r"teacher\.\d+\.max_tries", key)
+        return bool(more_tries and old is not None and new is not None and new > old)
+
+    return {key for key, values in changed.items() if is_more(key, *values)}
 
 
 def flatten(config: Config) -> dict[str, Any]:

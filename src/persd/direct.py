@@ -114,8 +114,9 @@ def _one_try(
             yield case, answer
         else:
             solution = solution_of(answer, asker.model.name)
-            run.ledger.add_solution(solution)
             settled = solution.code is not None or solution.finish == "rejected" or number == tries
+            if not settled:  # the judge stores what it is given
+                run.ledger.add_solution(solution)
             yield case, solution if settled else None
 
 

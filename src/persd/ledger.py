@@ -34,6 +34,7 @@ from persd.records import (
     Evaluation,
     Example,
     Rejected,
+    Role,
     Solution,
     State,
     Task,
@@ -296,16 +297,8 @@ class Ledger:
             for count, task in enumerate(tasks, 1):
                 yield [*to_row(task), benchmark, count - 1]
 
-        with self._lock:
-            self._commit()
-            self._begin()
-            try:
-                self._db.executemany(f"INSERT OR IGNORE INTO {places_of(TASKS)}", rows())
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                self._pending_since = None
-                raise
-        self.flush()
+        with self._together():
+            self._write(f"INSERT OR IGNORE INTO {places_of(TASKS)}", rows())
         return count
 
     def begin_try(self, sent: Try) -> None:
@@ -397,11 +390,10 @@ class Ledger:
         self, build: str, examples: Sequence[Example], rejected: Sequence[Rejected]
     ) -> None:
         """Store one built data set, whole, under the id of what it was built from."""
-        with self._lock:
+        with self._together():
             self._insert(EXAMPLES, examples, extra=[(build,)] * len(examples))
             self._insert(REJECTED, rejected, extra=[(build,)] * len(rejected))
             self._write(_SET_META, [(f"build:{build}", str(len(examples)))])
-        self.flush()
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._insert(CHECKPOINTS, [checkpoint], durable=True, replace=True)
@@ -470,6 +462,11 @@ class Ledger:
         rows = self.query("SELECT completion FROM calls WHERE call_id = ?", (call_id,))
         return from_json(Completion, rows[0]["completion"]) if rows else None
 
+    def has_answered(self, role: Role, model: str) -> bool:
+        """Whether a model has answered this run before, in that role."""
+        said = "SELECT 1 FROM calls WHERE role = ? AND model = ? LIMIT 1"
+        return bool(self.query(said, (role, model)))
+
     def call(self, call_id: str) -> Call | None:
         return self._one(Call, "SELECT * FROM calls WHERE call_id = ?", (call_id,))
 
@@ -479,8 +476,7 @@ class Ledger:
 
     def solutions(self, **where: Any) -> list[Solution]:
         """Solutions by the values of columns, in the order they were stored."""
-        clause = " AND ".join(f"{column} = ?" for column in where) or "1"
-        sql = f"SELECT * FROM solutions WHERE {clause} ORDER BY rowid"
+        sql = f"SELECT * FROM solutions WHERE {_by(where)} ORDER BY rowid"
         return self._all(Solution, sql, tuple(where.values()))
 
     def verdict(self, solution_id: str, tests: str = "hidden") -> Verdict | None:
@@ -520,15 +516,14 @@ class Ledger:
 
     def spent(self, **where: str) -> float:
         """USD of the stored calls, by the values of columns; unknown costs count as 0 here."""
-        clause = " AND ".join(f"{column} = ?" for column in where) or "1"
-        sql = f"SELECT COALESCE(SUM(usd), 0) AS usd FROM calls WHERE {clause}"
+        sql = f"SELECT COALESCE(SUM(usd), 0) AS usd FROM calls WHERE {_by(where)}"
         return float(self.query(sql, tuple(where.values()))[0]["usd"])
 
     def unpriced(self, **where: str) -> list[Usage]:
         """Usage of the stored calls whose cost is unknown, by the values of columns; the most
         it can have been (``known=False``) where the endpoint did not say."""
-        clause = " AND ".join(["usd IS NULL", *(f"{column} = ?" for column in where)])
-        calls = self._all(Call, f"SELECT * FROM calls WHERE {clause}", tuple(where.values()))
+        sql = f"SELECT * FROM calls WHERE usd IS NULL AND {_by(where)}"
+        calls = self._all(Call, sql, tuple(where.values()))
         told = ((c, c.completion.usage) for c in calls)
         return [
             used if used.known else most_tokens(c.messages, c.params["max_tokens"])
@@ -537,8 +532,7 @@ class Ledger:
 
     def tries(self, **where: str) -> list[Try]:
         """What was sent and gave no answer, by the values of columns."""
-        clause = " AND ".join(f"{column} = ?" for column in where) or "1"
-        sql = f"SELECT * FROM tries WHERE {clause} ORDER BY sent"
+        sql = f"SELECT * FROM tries WHERE {_by(where)} ORDER BY sent"
         return self._all(Try, sql, tuple(where.values()))
 
     def open_batches(self, role: str, model: str, endpoint: str) -> list[Batch]:
@@ -608,6 +602,11 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _by(where: Mapping[str, Any]) -> str:
+    """The condition that columns have the values that go with it; of none, that always holds."""
+    return " AND ".join(f"{column} = ?" for column in where) or "1"
 
 
 def _claim(run: Path) -> int:

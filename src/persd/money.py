@@ -114,14 +114,19 @@ class Budget:
     """A hard cap in USD over one role's calls; None: no cap. Thread-safe."""
 
     def __init__(
-        self, cap_usd: float | None, spent_usd: float = 0.0, untold_usd: float = 0.0
+        self,
+        cap_usd: float | None,
+        spent_usd: float = 0.0,
+        untold_usd: float = 0.0,
+        *,
+        is_free: bool = False,
     ) -> None:
         self.cap_usd = cap_usd
         self.spent_usd = spent_usd
         """What is gone, or may be."""
         self.untold_usd = untold_usd
         """The part of it for calls whose cost nobody told, at the most it can have been."""
-        self.is_free = False
+        self.is_free = is_free
         """Nothing that is asked costs anything."""
         self._reserved = 0.0
         self._under_way = 0

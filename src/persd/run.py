@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -195,14 +194,12 @@ class Run:
         if found is None:
             if role == "student":
                 self._drop_students()
-            said = "SELECT 1 FROM calls WHERE role = ? AND model = ? LIMIT 1"
-            answered = bool(self.ledger.query(said, (role, spec.model)))
             model = open_model(
                 spec,
                 role,
                 box=lambda: self.box,
                 tasks=self.ledger.tasks,
-                answered=answered,
+                answered=self.ledger.has_answered(role, spec.model),
                 throttles=self._throttles,
             )
             batches = None
@@ -252,8 +249,7 @@ class Run:
                 tries = self.ledger.tries(role=role, model=spec.model)
                 spent += sum(spent_on(t, price) for t in tries)
                 untold = sum(spent_on(t, price) for t in tries if t.usd is None)
-            self._budgets[key] = Budget(spec.budget_usd, spent, untold)
-            self._budgets[key].is_free = price == FREE
+            self._budgets[key] = Budget(spec.budget_usd, spent, untold, is_free=price == FREE)
         return self._budgets[key]
 
     def _drop_students(self) -> None:
@@ -296,13 +292,14 @@ class Run:
 
         def jobs() -> Iterator[Job | Verdict]:
             for item, task, solution in items:
-                known = NOTHING if solution is None else self._stored(solution, tests)
-                queue.append((item, known is not None))
-                if solution is None or known is not None:
-                    yield known or NOTHING
+                if solution is None:
+                    job: Job | Verdict = NOTHING
                 else:
-                    code = solution.code or ""
-                    yield Job(solution.solution_id, task, code, tests, self.limits)
+                    job = self._known(solution, tests) or Job(
+                        solution.solution_id, task, solution.code or "", tests, self.limits
+                    )
+                queue.append((item, isinstance(job, Verdict)))
+                yield job
 
         for verdict in verify(self.box, jobs(), cache=self._verdicts):
             item, is_known = queue.popleft()
@@ -310,11 +307,9 @@ class Run:
                 self.ledger.add_verdict(verdict)
             yield item, None if verdict is NOTHING else verdict
 
-    def _stored(self, solution: Solution, tests: Tests) -> Verdict | None:
-        self.ledger.add_solution(solution)
-        return self._known(solution, tests)
-
     def _known(self, solution: Solution, tests: Tests) -> Verdict | None:
+        """Store a solution; the verdict on it that needs no judge, or none any more."""
+        self.ledger.add_solution(solution)
         stored = self.ledger.verdict(solution.solution_id, tests)
         if solution.kind == "attempt" and solution.finish in NOT_ATTEMPTS:
             return Verdict(solution.solution_id, "not_run", tests, solution.finish)
@@ -339,17 +334,14 @@ class Run:
         While it lasts ``stop`` is heeded: what is under way is finished, and on leaving
         KeyboardInterrupt is raised.
         """
-        tasks: Iterable[Task] = Unfinished(self.ledger, round)
-        todo = self.ledger.count_unfinished(round)
-        if pilot is not None:
-            wanted = {t.task_id for t in pilot}
-            tasks = [t for t in tasks if t.task_id in wanted]
-            todo = len(tasks)
+        wanted = None if pilot is None else frozenset(t.task_id for t in pilot)
+        tasks = Unfinished(self.ledger, round, self.stopping, wanted)
+        todo = self.ledger.count_unfinished(round) if wanted is None else sum(1 for _ in tasks)
         if todo:
             self.progress.stage(f"round {round}", todo)
         self._is_collecting = True
         try:
-            yield Heeding(tasks, self.stopping)
+            yield tasks
         finally:
             self._is_collecting = False
         if self.stopping.is_set():
@@ -414,24 +406,21 @@ def _content(task: Task) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A round's tasks that have no final state yet, read from the ledger a page at a time."""
+    """A round's tasks that have no final state yet, read from the ledger a page at a time, until
+    the run is being stopped."""
 
     ledger: Ledger
     round: int
-
-    def __iter__(self) -> Iterator[Task]:
-        return self.ledger.unfinished(self.round)
-
-
-@dataclass(frozen=True, slots=True)
-class Heeding:
-    """Tasks, until the run is being stopped."""
-
-    tasks: Iterable[Task]
     stopping: threading.Event
+    wanted: frozenset[str] | None = None
+    """Those of a pilot, by task_id; None: all."""
 
     def __iter__(self) -> Iterator[Task]:
-        return takewhile(lambda task: not self.stopping.is_set(), self.tasks)
+        for task in self.ledger.unfinished(self.round):
+            if self.stopping.is_set():
+                return
+            if self.wanted is None or task.task_id in self.wanted:
+                yield task
 
 
 def limits_of(config: Config) -> Limits | None:
