@@ -15,22 +15,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import random
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persd.config import Config
 from persd.forecast import forecast, pilot_tasks
 from persd.ledger import FILE_NAME, Ledger
 from persd.loop import collect
 from persd.run import Run, load_pool
+
+if TYPE_CHECKING:
+    from bench import endpoint, kill
+else:  # a script finds its neighbours so
+    import endpoint
+    import kill
 
 TASKS = 400
 PILOTS = (20, 50)
@@ -39,18 +43,6 @@ WRONG = 0.33
 PRICE = {"input": 1.0, "output": 8.0, "cached": 0.1}
 #: What is forecast and then counted.
 WHAT = ("repairs", "input_tokens", "output_tokens", "usd", "examples")
-
-
-def sibling(name: str) -> Any:
-    """Another bench, as a module."""
-    path = Path(__file__).parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def config_of(folder: Path, url: str, name: str, seed: int, **teacher: Any) -> Config:
@@ -163,7 +155,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pilots", type=int, default=60, help="other pilots to look at")
     args = parser.parse_args()
-    endpoint, kill = sibling("endpoint"), sibling("kill")
     started = time.monotonic()
     held: dict[tuple[str, str], list[bool]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:

@@ -31,7 +31,7 @@ from persd.run import Run, load_pool
 from test_calls import make_request
 from test_kill import load_bench
 
-endpoint = load_bench("endpoint")
+endpoint, kill = load_bench("endpoint"), load_bench("kill")
 PRICE = Price(1.0, 2.0)
 HALF = PRICE.times(0.5)
 PAUSES = (0.02, 0.05)
@@ -564,26 +564,6 @@ def test_several_units_are_under_way_together(
 # -- a whole run ------------------------------------------------------------------------------
 
 
-def write_tasks(folder: Path, count: int) -> None:
-    """Tasks that the server knows the answers to, and a student that is right on every third."""
-    tasks, script = [], []
-    for n in range(2, count + 2):
-        tasks.append(
-            {
-                "task_id": f"scale-{n}",
-                "instruction": f"Multiply the number by {n}.",
-                "entry_point": "scale",
-                "header": "def scale(x):\n",
-                "tests": [{"call": "scale(3)", "expected": str(3 * n)}],
-                "reference": f"def scale(x):\n    return {n} * x\n",
-            }
-        )
-        text = f"    return x * {n + (n % 3 > 0)}\n"
-        script.append({"task_id": f"scale-{n}", "purpose": "attempt", "text": text})
-    (folder / "tasks.jsonl").write_text("".join(json.dumps(t) + "\n" for t in tasks))
-    (folder / "student.jsonl").write_text("".join(json.dumps(s) + "\n" for s in script))
-
-
 def config_of(folder: Path, url: str, **teacher: Any) -> Config:
     return Config.model_validate(
         {
@@ -604,7 +584,7 @@ def config_of(folder: Path, url: str, **teacher: Any) -> Config:
 def test_a_whole_run(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "Batches", functools.partial(Batches, pauses=PAUSES))
     server.set(wrong_share=0.5)
-    write_tasks(tmp_path, 30)
+    kill.write_tasks(tmp_path, 30)
     config = config_of(tmp_path, server.url, budget_usd=1.0)
     with Run(config) as run:
         load_pool(run)
@@ -622,7 +602,7 @@ def test_a_whole_run(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_a_batch_under_way_is_not_asked_live(tmp_path: Path, server: Any) -> None:
     server.set(batch_seconds=60.0)
-    write_tasks(tmp_path, 6)
+    kill.write_tasks(tmp_path, 6)
     batch, live = (config_of(tmp_path, server.url, mode=m) for m in ("batch", "live"))
     with Run(batch) as run:
         load_pool(run)

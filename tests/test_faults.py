@@ -26,17 +26,7 @@ endpoint = load_bench("endpoint")
 #: USD per million tokens, in and out.
 PRICE = 1000.0
 RETRY = Retry(first=0.01, most=0.05)
-KINDS = (
-    "rate_limited",
-    "rate_limited_told",
-    "server_error",
-    "timeout",
-    "cut",
-    "malformed",
-    "empty",
-    "length",
-    "refusal",
-)
+KINDS = load_bench("faults").FAULTS
 FAULTS = dict.fromkeys(KINDS, 0.05)
 
 

@@ -10,29 +10,27 @@ retries as they come. OUT: {"seconds" (from the first question to the last answe
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import queue
 import threading
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.collectors import job
+else:  # a script finds its neighbours so
+    import job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("url")
-    parser.add_argument("in_flight", type=int)
-    parser.add_argument("out", type=Path)
+    parser = job.parser(__doc__)
     parser.add_argument("--sdk", action="store_true")
     args = parser.parse_args()
-    with (args.folder / "questions.jsonl").open() as lines:
-        questions = [json.loads(line) for line in lines]
+    questions = job.questions(args.folder)
     ask = with_sdk if args.sdk else bare
     seconds, answers = ask(questions, args.url, args.in_flight)
-    rows = sum(f"x * {q['number']}\n" in answers.get(q["number"], "") for q in questions)
+    rows = job.right(questions, answers)
     args.out.write_text(json.dumps({"seconds": seconds, "rows": rows}))
 
 

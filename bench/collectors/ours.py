@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.collectors import job
+
     from persd.records import Request
+else:  # a script finds its neighbours so
+    import job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("url")
-    parser.add_argument("in_flight", type=int)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args()
+    args = job.parser(__doc__).parse_args()
     args.out.write_text(json.dumps(collect(args)))
 
 
@@ -53,6 +52,7 @@ def requests(folder: Path) -> Iterator[Request]:
     """A question a line, as a stage asks them."""
     from persd.records import Message, Request, Task
 
+    # a line at a time: what is measured is the memory of asking
     with (folder / "questions.jsonl").open() as lines:
         for line in lines:
             row = json.loads(line)
@@ -74,8 +74,7 @@ def rows(folder: Path) -> int:
     sql = "SELECT task_id, COUNT(*) AS n, MAX(completion) AS completion FROM calls GROUP BY task_id"
     with Ledger(folder / "run", read_only=True) as ledger:
         found = {row["task_id"]: row for row in ledger.query(sql)}
-    with (folder / "questions.jsonl").open() as lines:
-        numbers = [json.loads(line)["number"] for line in lines]
+    numbers = [question["number"] for question in job.questions(folder)]
     kept = ((n, found.get(f"scale-{n}")) for n in numbers)
     return sum(
         row is not None and row["n"] == 1 and f"x * {n}\\n" in row["completion"] for n, row in kept

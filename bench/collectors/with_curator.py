@@ -15,16 +15,16 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.collectors import job
+else:  # a script finds its neighbours so
+    import job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("url")
-    parser.add_argument("in_flight", type=int)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args()
+    args = job.parser(__doc__).parse_args()
     # read when it is imported
     os.environ |= {
         "HOME": str(args.folder),
@@ -51,8 +51,7 @@ def encodings() -> Path:
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     from bespokelabs import curator  # type: ignore[import-not-found]
 
-    with (args.folder / "questions.jsonl").open() as lines:
-        questions = [json.loads(line) for line in lines]
+    questions = job.questions(args.folder)
 
     class Teacher(curator.LLM):  # type: ignore[misc]
         def prompt(self, row: dict[str, Any]) -> str:
@@ -81,8 +80,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     except Exception as e:
         error = f"{type(e).__name__}: {e}"[:300]
     seconds = time.perf_counter() - began
-    rows = sum(f"x * {q['number']}\n" in (answers.get(q["number"]) or "") for q in questions)
-    return {"seconds": seconds, "rows": rows, "error": error}
+    return {"seconds": seconds, "rows": job.right(questions, answers), "error": error}
 
 
 if __name__ == "__main__":

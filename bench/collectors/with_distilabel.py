@@ -13,17 +13,16 @@ import argparse
 import json
 import os
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.collectors import job
+else:  # a script finds its neighbours so
+    import job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("url")
-    parser.add_argument("in_flight", type=int)
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args()
+    args = job.parser(__doc__).parse_args()
     os.environ |= {"HOME": str(args.folder), "HF_HUB_OFFLINE": "1", "DISTILABEL_LOG_LEVEL": "ERROR"}
     args.out.write_text(json.dumps(collect(args)))
 
@@ -34,8 +33,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     from distilabel.steps import LoadDataFromDicts  # type: ignore[import-not-found]
     from distilabel.steps.tasks import TextGeneration  # type: ignore[import-not-found]
 
-    with (args.folder / "questions.jsonl").open() as lines:
-        questions = [json.loads(line) for line in lines]
+    questions = job.questions(args.folder)
     began = time.perf_counter()
     answers: dict[int, str] = {}
     error = None
@@ -58,8 +56,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     except Exception as e:
         error = f"{type(e).__name__}: {e}"[:300]
     seconds = time.perf_counter() - began
-    rows = sum(f"x * {q['number']}\n" in (answers.get(q["number"]) or "") for q in questions)
-    return {"seconds": seconds, "rows": rows, "error": error}
+    return {"seconds": seconds, "rows": job.right(questions, answers), "error": error}
 
 
 if __name__ == "__main__":
