@@ -368,7 +368,7 @@ def _say(text: str) -> None:
 
 def summary(canonical: Load, mixed: Load, memory: Mapping[str, Any] | None) -> dict[str, Any]:
     """The figures as a tree, and as lines."""
-    from persd.run import cores
+    from persd.session import cores
 
     start = _start(canonical, mixed)
     bars = _bars(canonical, mixed, memory, start)

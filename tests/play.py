@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from persd import run as run_module
+from persd import session as session_module
 from persd.config import Config
 from persd.loop import collect
 from persd.models.scripted import ScriptedModel
@@ -57,7 +57,7 @@ class Script:
 
 def use(monkeypatch: pytest.MonkeyPatch, script: Script) -> Script:
     """Let the script answer for every model that a run opens."""
-    monkeypatch.setattr(run_module, "open_model", script.open_model)
+    monkeypatch.setattr(session_module, "open_model", script.open_model)
     return script
 
 

@@ -129,7 +129,7 @@ def evaluation(model: str, step: int, value: float, checkpoint: str | None = Non
         samples=20,
         pass_at_k={"10": value + 0.2, "1": value},
         interval={"1": (value - 0.05, value + 0.05), "10": (value + 0.1, value + 0.25)},
-        statuses={"passed": 300, "cut": 2},
+        statuses={"passed": 300, "truncated": 2},
         seconds=12.5,
         checkpoint_id=checkpoint,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import make_task
-from persd import run as run_module
+from persd import session as session_module
 from persd.domains.code import task_prompt
 from persd.models.scripted import ScriptedModel
 from persd.records import Completion, Request
@@ -48,7 +48,7 @@ def test_a_prompt_that_does_not_fit_is_no_failure(
 
         return ScriptedModel(script)
 
-    monkeypatch.setattr(run_module, "open_model", opened)
+    monkeypatch.setattr(session_module, "open_model", opened)
     states = go(make_config(tmp_path), [make_task()])
     assert (states["add"].state, states["add"].detail) == (
         "too_long",
@@ -73,7 +73,7 @@ def test_what_a_served_student_does_not_take_is_no_failure_of_its(
         said = Completion("I would rather not.", finish=finish, note="flagged")
         return ScriptedModel(lambda r: said) if role == "student" else script.open_model(spec, role)
 
-    monkeypatch.setattr(run_module, "open_model", opened)
+    monkeypatch.setattr(session_module, "open_model", opened)
     states = go(make_config(tmp_path), [make_task()])
     assert states["add"].state == "not_attempted"
     assert script.asked["teacher"] == 0

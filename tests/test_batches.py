@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from persd import batches as batches_module
-from persd import run as run_module
+from persd import session as session_module
 from persd.batches import Batches, affordable
 from persd.calls import Answer, Asker, Retry, call_id
 from persd.config import Config
@@ -582,7 +582,7 @@ def config_of(folder: Path, url: str, **teacher: Any) -> Config:
 
 
 def test_a_whole_run(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "Batches", functools.partial(Batches, pauses=PAUSES))
+    monkeypatch.setattr(session_module, "Batches", functools.partial(Batches, pauses=PAUSES))
     server.set(wrong_share=0.5)
     kill.write_tasks(tmp_path, 30)
     config = config_of(tmp_path, server.url, budget_usd=1.0)

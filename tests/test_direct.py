@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import make_task
-from persd import run as run_module
+from persd import session as session_module
 from persd.models import ModelUnavailable
 from persd.models.scripted import ScriptedModel
 from persd.records import Completion, Request
@@ -42,7 +42,7 @@ def test_an_answer_without_code_is_asked_for_afresh(
 
         return ScriptedModel(teacher, throttle=Throttle(1))
 
-    monkeypatch.setattr(run_module, "open_model", opened)
+    monkeypatch.setattr(session_module, "open_model", opened)
     config = make_config(tmp_path, direct="ask")
     assert go(config, [make_task()])["add"].state == "solved"
     assert len(set(seeds)) == 3

@@ -11,7 +11,8 @@ from conftest import make_task
 from persd import tasks as task_sources
 from persd.config import Config, EvaluateTable
 from persd.errors import WorkFailed
-from persd.evaluate import Sample, evaluate_benchmarks, score
+from persd.evaluate import Sample, evaluate_benchmarks, scored
+from persd.outcomes import outcome_of, truncated_as_wrong
 from persd.passk import mean_pass_at_k
 from persd.records import Request, Solution, Task, Test, Verdict
 from persd.run import Run
@@ -103,15 +104,23 @@ def test_step_two_refines_only_what_fails_the_seen_tests(
 ) -> None:
     script = use(monkeypatch, Sampler({("x", 0), ("x", 1), ("x", 2), ("x", 3), ("y", 0)}))
     with Run(evaluation_config(tmp_path, steps=2)) as run:
-        one, two = evaluate_benchmarks(run, "base", 0, "student", None)
+        one, two, control = evaluate_benchmarks(run, "base", 0, "student", None)
     assert (one.step, one.pass_at_k["1"]) == (1, 5 / 8)
     assert (two.step, two.pass_at_k["1"]) == (2, 1.0)
-    asked = [r for r in script.requests if r.step == 2]
+    later = [r for r in script.requests if r.step == 2]
+    asked = [r for r in later if r.parent is not None]
     assert sorted((r.task.task_id, r.sample) for r in asked) == [("y", 1), ("y", 2), ("y", 3)]
     for request in asked:
         # the feedback is of the seen test add(2, 2); the scoring tests never show
         assert "INPUT: (2, 2)" in request.prompt
         assert "(0, 5)" not in request.prompt
+    blind = [r for r in later if r.parent is None]
+    assert sorted((r.task.task_id, r.sample) for r in blind) == [("y", 1), ("y", 2), ("y", 3)]
+    assert {r.prompt for r in blind} == {
+        r.prompt for r in script.requests if r.task.task_id == "y"
+    } - {r.prompt for r in asked}
+    assert not {r.seed for r in blind} & {r.seed for r in script.requests if r.step == 1}
+    assert (control.control, control.step, control.calls, two.calls) == ("resample", 2, 3, 3)
 
 
 def test_step_two_cannot_see_a_hidden_failure(
@@ -123,7 +132,7 @@ def test_step_two_cannot_see_a_hidden_failure(
     monkeypatch.setattr(task_sources, "load", lambda *a, **k: iter([task]))
     script = use(monkeypatch, Sampler({("z", i) for i in range(4)}))
     with Run(evaluation_config(tmp_path, steps=2)) as run:
-        _, two = evaluate_benchmarks(run, "base", 0, "student", None)
+        _, two, _ = evaluate_benchmarks(run, "base", 0, "student", None)
     assert two.pass_at_k["1"] == 0.0
     assert all(r.step == 1 for r in script.requests)
 
@@ -132,7 +141,8 @@ def sample(task: Task, n: int, status: str, finish: str = "stop") -> Sample:
     solution = Solution(
         f"{task.task_id}{n}", task.task_id, "attempt", "m", 0, "", "", finish=finish
     )
-    return Sample(task, solution, Verdict(solution.solution_id, status))  # type: ignore[arg-type]
+    verdict = Verdict(solution.solution_id, status)  # type: ignore[arg-type]
+    return Sample(task, n, solution.solution_id, status, outcome_of(task, solution, verdict))
 
 
 def test_not_run_is_left_out_and_counted() -> None:
@@ -141,16 +151,31 @@ def test_not_run_is_left_out_and_counted() -> None:
     samples = [
         sample(x, 0, "passed"),
         sample(x, 1, "not_run"),
-        sample(y, 0, "failed", "length"),
+        sample(y, 0, "failed"),
         sample(y, 1, "passed"),
     ]
-    found = score(samples, [x, y], table)
+    found = scored(samples, [x, y], table)
     assert found.pass_at_k["1"] == pytest.approx((1 / 1 + 1 / 2) / 2)
-    assert found.statuses == {"passed": 2, "failed": 1, "not_run": 1, "cut": 1}
+    assert found.statuses == {"passed": 2, "failed": 1, "not_run": 1}
+    assert found.outcomes["x"] == {"not_run": 1, "passed": 1}
+
+
+def test_a_truncated_sample_is_counted_apart_and_never_as_wrong() -> None:
+    table = EvaluateTable(samples=3, k=[1, 2])
+    x = make_task("x")
+    samples = [
+        sample(x, 0, "passed", "length"),
+        sample(x, 1, "syntax", "length"),
+        sample(x, 2, "failed"),
+    ]
+    found = scored(samples, [x], table)
+    assert found.statuses == {"failed": 1, "passed": 1, "truncated": 1}
+    assert found.pass_at_k["1"] == 0.5
+    assert truncated_as_wrong(found) == {"x": (3, 1)}
 
 
 def test_fewer_judged_samples_than_k_is_an_error() -> None:
     table = EvaluateTable(samples=2, k=[2])
     x = make_task("x")
     with pytest.raises(WorkFailed, match="no task has 2 judged samples"):
-        score([sample(x, 0, "passed"), sample(x, 1, "not_run")], [x], table)
+        scored([sample(x, 0, "passed"), sample(x, 1, "not_run")], [x], table)

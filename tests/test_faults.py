@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from persd import run as run_module
+from persd import session as session_module
 from persd.calls import Asker, Retry
 from persd.config import Config
 from persd.ledger import Ledger
@@ -33,7 +33,7 @@ FAULTS = dict.fromkeys(KINDS, 0.05)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits between tries."""
-    monkeypatch.setattr(run_module, "Asker", partial(Asker, retry=RETRY))
+    monkeypatch.setattr(session_module, "Asker", partial(Asker, retry=RETRY))
 
 
 @pytest.fixture

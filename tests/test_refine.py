@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import make_task
-from persd import run as run_module
+from persd import session as session_module
 from persd.config import Config
 from persd.direct import AFRESH
 from persd.domains.code import teacher_direct
@@ -75,7 +75,7 @@ def test_no_answer_cut_by_length_is_taken_for_code(
             return script.open_model(spec, role)
         return ScriptedModel(lambda r: Completion(CHAT_RIGHT, finish="length"))
 
-    monkeypatch.setattr(run_module, "open_model", opened)
+    monkeypatch.setattr(session_module, "open_model", opened)
     states = go(make_config(tmp_path), [make_task()])
     assert states["add"].state == "teacher_failed"
     assert "length" in states["add"].detail
@@ -117,7 +117,7 @@ def replying(monkeypatch: pytest.MonkeyPatch, replies: dict[str, list[Any]]) -> 
 
         return ScriptedModel(teacher, name=spec.model, in_flight=1, throttle=Throttle(1))
 
-    monkeypatch.setattr(run_module, "open_model", opened)
+    monkeypatch.setattr(session_module, "open_model", opened)
     return script
 
 

@@ -19,6 +19,7 @@ from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.records import STATES
 from persd.report import cases, sets, summary, tables, teacher, view
+from persd.report.results import results
 from report_run import HOSTILE, Page, a_call, a_task, fill
 
 
@@ -87,7 +88,7 @@ def test_an_unknown_price_is_unknown_and_never_nothing(tmp_path: Path) -> None:
 
 
 def test_results_put_the_base_first_and_say_what_was_trained_on(ledger: Ledger) -> None:
-    rows = summary.results(ledger)
+    rows = results(ledger)
     assert [(r["model"], r["step"], r["examples"]) for r in rows] == [
         ("base", 1, 0),
         ("persd", 1, 2),
@@ -192,7 +193,7 @@ def test_the_page_shows_the_numbers_of_the_summary(page: Page, ledger: Ledger) -
         assert shown == {**{s: str(n) for s, n in funnel.states.items()}, "all": str(funnel.tasks)}
     scores = page.table("held-out")
     assert scores[0][:5] == ["Model", "Step", "Trained on", "pass@1", "pass@10"]
-    for row, found in zip(scores[1:], summary.results(ledger), strict=True):
+    for row, found in zip(scores[1:], results(ledger), strict=True):
         low, high = (f"{100 * x:.1f}" for x in found["interval"]["1"])
         assert row[:3] == [found["model"], str(found["step"]), str(found["examples"])]
         assert row[3] == f"{100 * found['pass@k']['1']:.1f}|{low}–{high}"
@@ -297,7 +298,7 @@ def printed(do: Any, *args: Any, **more: Any) -> str:
 
 
 def test_tables_fit_eighty_columns_and_break_no_number(ledger: Ledger) -> None:
-    rows = summary.results(ledger)
+    rows = results(ledger)
     for k in ("20", "100"):
         for row in rows:
             row["pass@k"][k], row["interval"][k] = 1.0, [1.0, 1.0]

@@ -12,7 +12,8 @@ from dataclasses import replace
 from persd.direct import answered
 from persd.domains.code import task_prompt
 from persd.records import Message, Request, derive_seed
-from persd.run import NOT_ATTEMPTS, Case, Run
+from persd.run import Case, Run
+from persd.session import NOT_ATTEMPTS
 
 
 def attempt(run: Run, cases: Iterable[Case], round: int, student: str) -> Iterator[Case]:

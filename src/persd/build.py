@@ -92,7 +92,12 @@ def build_rounds(
 
 
 def task_records(ledger: Ledger, round: int) -> list[TaskRecord]:
-    """What a run knows of every task that has a state in a round, in the tasks' order."""
+    """What a run knows of every task that has a state in a round, in the tasks' order.
+
+    Without feedback where the run is the ablation that tells none (``run.feedback``).
+    """
+    config = ledger.meta("config")
+    tells = config is None or json.loads(config)["run"].get("feedback", True)
     states = ledger.states(round)
     solutions = {s.solution_id: s for s in ledger.solutions(benchmark="")}
     verdicts = {v.solution_id: v for v in ledger.verdicts()}
@@ -106,7 +111,9 @@ def task_records(ledger: Ledger, round: int) -> list[TaskRecord]:
             TaskRecord(
                 task=task,
                 attempt=attempt,
-                feedback=_feedback(verdicts.get(state.attempt_id or ""), task.meta),
+                feedback=_feedback(verdicts.get(state.attempt_id or ""), task.meta)
+                if tells
+                else "",
                 direct=_verified(state, state.direct_id, solutions, verdicts),
                 refinement=_verified(state, state.refinement_id, solutions, verdicts),
                 state=state.state,

@@ -312,6 +312,31 @@ def tasks_check(
         raise typer.Exit(1)
 
 
+@tasks_app.command("seen")
+def tasks_seen(
+    source: Annotated[str, typer.Argument(help="A benchmark, lab or a task file.")],
+    data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, test or all; default: MBPP's train and test.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to look at.")] = None,
+    unsafe: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """Which of the tests that may be shown does the reference pass, and which are dropped."""
+    from persd.tasks.seen import readable, seen_source
+
+    with _progress() as progress:
+        found = seen_source(source, data, limit, progress, split=split, unsafe=unsafe)
+    if as_json:
+        _print_json(found)
+        return
+    from persd.report.text import visible
+
+    for line in readable(found):
+        print(visible(line))
+
+
 @import_app.command("persdistill")
 def import_persdistill(
     folder: Annotated[Path, typer.Argument(help="Folder of the paper's released files.")],
@@ -451,6 +476,7 @@ def _run_all(config: Config, as_json: bool) -> None:
     from persd import report as reports
     from persd.loop import run_all
     from persd.report import summary, tables
+    from persd.report.results import results
 
     started = time.monotonic()
     with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
@@ -462,7 +488,7 @@ def _run_all(config: Config, as_json: bool) -> None:
         for number in opened.ledger.rounds():
             if silent := _ended(opened, number, "unavailable"):
                 _say(f"round {number}: {len(silent)} tasks got no answer ({silent[0]})")
-        rows = summary.results(opened.ledger)
+        rows = results(opened.ledger)
         if not as_json:
             tables.print_results(_console(), opened.ledger)
     path = reports.write(Path(config.run.dir))

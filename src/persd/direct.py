@@ -14,7 +14,8 @@ from itertools import chain
 from persd.calls import Answer, Asker
 from persd.domains.code import parse_reply, teacher_direct
 from persd.records import Request, Solution, State, Task, Verdict, content_id, derive_seed
-from persd.run import NO_CODE, Case, Run
+from persd.run import Case, Run
+from persd.session import NO_CODE
 
 #: Times that a served model is asked afresh after a reply that holds no answer.
 AFRESH = 4

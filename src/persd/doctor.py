@@ -20,7 +20,7 @@ def examine() -> dict[str, Any]:
 
     Does not raise: what cannot be found out is told as such.
     """
-    from persd.run import cores
+    from persd.session import cores
 
     packages = {name: _version(name) for name in _EXTRAS}
     return {
@@ -55,8 +55,8 @@ def _sandbox() -> dict[str, Any]:
 
     ``tier`` is one of ``persd.sandbox.tiers``, or ``none`` where no worker starts.
     """
-    from persd.run import cores
     from persd.sandbox import Sandbox, tiers
+    from persd.session import cores
 
     try:
         with Sandbox(workers=1, unsafe=True) as box:

@@ -3,23 +3,25 @@
 PERsD, section 4.2: pass@k of n samples a task at top-p 0.95. In multi-step inference (section
 3.3) step 1 writes from the task; a later step asks the same model to refine, with the very
 prompt it was trained on, those samples whose *seen* tests fail. The score is on the hidden
-tests at every step, and no step's feedback ever comes from them.
+tests at every step, and no step's feedback ever comes from them. Beside a later step stands its
+control: as many calls spent on blind new samples of the task, in place of the same samples.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from persd import tasks as task_sources
+from persd.benchmarks import held_out
 from persd.calls import Asker
 from persd.config import EvaluateTable
 from persd.direct import solution_of
 from persd.domains.code import feedback, refine_prompt, task_prompt
 from persd.errors import WorkFailed
-from persd.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
+from persd.outcomes import TRUNCATED, by_task, counts, outcome_of
 from persd.records import (
     Checkpoint,
     Evaluation,
@@ -32,154 +34,201 @@ from persd.records import (
     derive_seed,
 )
 from persd.run import Run
-from persd.tasks.check import sound_seen
+from persd.scores import score as score_of
+from persd.session import Session
+
+Control = Literal["", "resample"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample of one task at one step, with the verdict of the hidden tests."""
+    """One sample of one task as it stands after a step. Its text stays in the ledger."""
 
     task: Task
-    solution: Solution
-    verdict: Verdict
+    number: int
+    """Which sample of the task, from 0."""
+    solution_id: str
+    status: str
+    """The judge's, on the hidden tests."""
+    outcome: str
+    """``outcomes.outcome_of``."""
+    told: str | None = None
+    """Feedback of the first seen test that fails; None: none fails, or there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What a model is scored on, and how: everything that is the same for all models."""
+
+    session: Session
+    benchmark: str
+    tasks: Sequence[Task]
+    table: EvaluateTable
+    tells: bool = True
+    """Whether a later step is told what the seen tests said; false: the ablation."""
+
+    @property
+    def seed(self) -> int:
+        return self.session.seed if self.table.seed is None else self.table.seed
+
+    def stages(self) -> list[tuple[int, Control]]:
+        """Every step, and the control beside each later one."""
+        later = range(2, self.table.steps + 1)
+        controls: tuple[Control, ...] = ("", "resample")
+        return [(1, ""), *((s, c) for s in later for c in controls)]
+
+    def evaluation_id(self, asker: Asker, step: int, control: Control) -> str:
+        """The same model, tasks, samples and judge: the same id."""
+        table = self.table.model_dump(exclude={"benchmarks", "data", "limit", "seed", "k"})
+        return content_id(
+            dict(asker.model.identity),
+            self.benchmark,
+            [content_id(t) for t in self.tasks],
+            {**table, "k": sorted(self.table.k)},
+            self.seed,
+            self.session.judged_by,
+            self.tells,
+            step,
+            control,
+        )
+
+
+OnSamples = Callable[[Evaluation, Sequence[Sample]], None]
 
 
 def evaluate_benchmarks(
     run: Run, name: str, round: int, student: str, checkpoint: Checkpoint | None
 ) -> list[Evaluation]:
     """Score a model on every benchmark of the config; scores already stored are given back."""
-    found = [
-        evaluation
-        for benchmark in run.config.evaluate.benchmarks
-        for evaluation in _evaluate(run, name, round, student, benchmark, checkpoint)
-    ]
+    table = run.config.evaluate
+    found = []
+    for benchmark in table.benchmarks:
+        tasks = held_out(run, benchmark, table)
+        exam = Exam(run, benchmark, tasks, table, run.config.run.feedback)
+        found += evaluate(exam, student, name=name, round=round, checkpoint=checkpoint)
     run.shows([e.evaluation_id for e in found])
     return found
 
 
-def _evaluate(
-    run: Run, name: str, round: int, student: str, benchmark: str, checkpoint: Checkpoint | None
+def evaluate(
+    exam: Exam,
+    student: str,
+    *,
+    name: str,
+    round: int = 0,
+    checkpoint: Checkpoint | None = None,
+    on_samples: OnSamples | None = None,
 ) -> list[Evaluation]:
-    tasks = held_out(run, benchmark)
-    asker = run.student(student)
-    table = run.config.evaluate
-    ids = [
-        content_id(
-            dict(asker.model.identity),
-            benchmark,
-            [content_id(t) for t in tasks],
-            table.model_dump(exclude={"benchmarks", "data", "limit"}),
-            run.config.run.seed,
-            run.config.verify.model_dump(exclude={"workers"}),
-            step,
-        )
-        for step in range(1, table.steps + 1)
-    ]
-    stored = {e.evaluation_id: e for e in run.ledger.evaluations()}
-    if all(i in stored and not stored[i].statuses.get("not_run") for i in ids):
-        return [stored[i] for i in ids]
-    run.progress.stage(f"evaluate {name} on {benchmark}", len(tasks) * table.samples * table.steps)
-    started = time.monotonic()
+    """Score a model on one benchmark: an evaluation a step, and one a control.
+
+    What is stored is given back; what was answered is not asked again. ``on_samples`` gets
+    the samples behind each. Raises WorkFailed where an answer is missing or nothing is judged.
+    """
+    session = exam.session
+    asker = session.student(student)
+    ids = {stage: exam.evaluation_id(asker, *stage) for stage in exam.stages()}
+    stored = {e.evaluation_id: e for e in session.ledger.evaluations()}
+    if on_samples is None and all(_is_final(stored.get(i)) for i in ids.values()):
+        return [replace(stored[i], model=name, round=round) for i in ids.values()]
+    samples: dict[Control, list[Sample]] = {}
     found: list[Evaluation] = []
-    samples = list(first_step(run, asker, benchmark, tasks))
-    for step, evaluation_id in enumerate(ids, 1):
-        if step > 1:
-            samples = list(next_step(run, asker, benchmark, samples, step))
+    for (step, control), evaluation_id in ids.items():
+        started = time.monotonic()
+        before = samples.get(control) or samples.get("") or []
+        calls, samples[control] = _stage(exam, asker, name, before, step, control)
+        if control == "" and step == 1:
+            samples["resample"] = samples[""]  # both go on from the same first step
         evaluation = replace(
-            score(samples, tasks, table),
+            scored(samples[control], exam.tasks, exam.table),
             evaluation_id=evaluation_id,
             model=name,
             round=round,
-            benchmark=benchmark,
+            benchmark=exam.benchmark,
             step=step,
+            control=control,
+            calls=calls,
             seconds=time.monotonic() - started,
             checkpoint_id=checkpoint.checkpoint_id if checkpoint else None,
         )
-        run.ledger.add_evaluation(evaluation)
+        session.ledger.add_evaluation(evaluation)
         found.append(evaluation)
-    run.progress.close()
+        if on_samples is not None:
+            on_samples(evaluation, samples[control])
     return found
 
 
-def held_out(run: Run, benchmark: str) -> list[Task]:
-    """The tasks of a benchmark: read once, then the run's own, so that all models meet the same."""
-    table = run.config.evaluate
-    # kept under what chose them: another limit or file is another set of tasks
-    chosen_by = content_id(table.limit, table.data.get(benchmark), run.config.run.seed)
-    place = f"{benchmark} {chosen_by}"
-    stored = run.ledger.tasks(place)
-    if stored:
-        return stored
-    source = benchmark if benchmark in ("humaneval", "mbpp", "lab") else "jsonl"
-    path = table.data.get(benchmark) or (benchmark if source == "jsonl" else None)
-    loaded = task_sources.load(
-        source, path=path, limit=table.limit, split="test", seed=run.config.run.seed
-    )
-    # a seen test that the reference fails is not a test: its feedback would mislead
-    tasks = list(sound_seen(run.box, (t for t in loaded if t.tested)))
-    run.ledger.add_tasks(tasks, place)
-    return tasks
+def _is_final(evaluation: Evaluation | None) -> bool:
+    return evaluation is not None and not evaluation.statuses.get("not_run")
 
 
-def first_step(run: Run, asker: Asker, benchmark: str, tasks: list[Task]) -> Iterator[Sample]:
+def _stage(
+    exam: Exam, asker: Asker, name: str, before: Sequence[Sample], step: int, control: Control
+) -> tuple[int, list[Sample]]:
+    """How many replies one step asks for, and the samples as they stand after it."""
+    if step == 1:
+        requests = first_step(exam)
+        asked, kept = len(exam.tasks) * exam.table.samples, []
+    else:
+        failing = [s for s in before if s.told is not None]
+        requests = next_step(exam, failing, step, control)
+        asked, kept = len(failing), [s for s in before if s.told is None]
+    which = f", step {step}" if step > 1 else ""
+    by = f" ({control})" if control else ""
+    progress = exam.session.progress
+    progress.stage(f"evaluate {name} on {exam.benchmark}{which}{by}", asked)
+    made = list(_judged(exam, asker, requests, is_last=step == exam.table.steps))
+    progress.close()
+    return asked, kept + made
+
+
+def first_step(exam: Exam) -> Iterator[Request]:
     """``samples`` samples of every task, written from the task alone."""
-    requests = (
-        _request(run, benchmark, task, sample, task_prompt(task))
-        for task in tasks
-        for sample in range(run.config.evaluate.samples)
+    return (
+        _request(exam, task, number, task_prompt(task))
+        for task in exam.tasks
+        for number in range(exam.table.samples)
     )
-    return _judged(run, _answered(asker, requests))
 
 
 def next_step(
-    run: Run, asker: Asker, benchmark: str, samples: list[Sample], step: int
-) -> Iterator[Sample]:
-    """Samples whose seen tests fail are refined; the others (or without seen tests) stay."""
-    with_seen = [s for s in samples if s.task.seen_tests]
-    kept = [s for s in samples if not s.task.seen_tests]
-    failing: list[tuple[Sample, Verdict]] = []
-    judged = run.judge(((s, s.task, s.solution) for s in with_seen), tests="seen")
-    for sample, seen in judged:
-        if seen.status in ("passed", "not_run"):
-            kept.append(sample)
-        else:
-            failing.append((sample, seen))
-    run.progress.step(len(kept))
-    yield from kept
-    requests = (
-        replace(
-            _request(run, benchmark, s.task, s.solution.sample, _refine_text(s, seen), step),
-            parent=s.solution,
-            step=step,
-        )
-        for s, seen in failing
-    )
-    yield from _judged(run, _answered(asker, requests))
+    exam: Exam, failing: Sequence[Sample], step: int, control: Control
+) -> Iterator[Request]:
+    """The samples whose seen tests fail, refined; or, as control, drawn once more."""
+    for sample in failing:
+        if control:
+            prompt = task_prompt(sample.task)
+            yield replace(
+                _request(exam, sample.task, sample.number, prompt, step, control), step=step
+            )
+            continue
+        parent = exam.session.ledger.solution(sample.solution_id)
+        assert parent is not None, "a judged sample is in the ledger"
+        code = sample.task.header if parent.code is None else parent.code
+        prompt = refine_prompt(sample.task, code, (sample.told or "") if exam.tells else "")
+        asked = _request(exam, sample.task, sample.number, prompt, step)
+        yield replace(asked, parent=parent, step=step)
 
 
-def _request(run: Run, benchmark: str, task: Task, sample: int, prompt: str, *step: int) -> Request:
+def _request(exam: Exam, task: Task, sample: int, prompt: str, *which: object) -> Request:
     """One sample's question; a later step has a seed of its own."""
-    table = run.config.evaluate
     return Request(
         purpose="attempt",
         messages=(Message("user", prompt),),
         task=task,
-        seed=derive_seed(run.config.run.seed, benchmark, task.task_id, sample, *step),
-        temperature=table.temperature,
-        top_p=table.top_p,
-        max_tokens=table.max_tokens,
-        benchmark=benchmark,
+        seed=derive_seed(exam.seed, exam.benchmark, task.task_id, sample, *which),
+        temperature=exam.table.temperature,
+        top_p=exam.table.top_p,
+        max_tokens=exam.table.max_tokens,
+        benchmark=exam.benchmark,
         round=0,
         sample=sample,
     )
 
 
-def _refine_text(sample: Sample, seen: Verdict) -> str:
-    code = sample.solution.code
-    return refine_prompt(sample.task, sample.task.header if code is None else code, feedback(seen))
+Written = tuple[Task, Solution]
 
 
-def _answered(asker: Asker, requests: Iterable[Request]) -> Iterator[tuple[Task, Solution]]:
+def _answered(asker: Asker, requests: Iterable[Request]) -> Iterator[Written]:
     for answer in asker.complete(requests):
         if answer.missing:
             raise WorkFailed(
@@ -189,41 +238,60 @@ def _answered(asker: Asker, requests: Iterable[Request]) -> Iterator[tuple[Task,
         yield answer.request.task, solution_of(answer, asker.model.name)
 
 
-def _judged(run: Run, solutions: Iterable[tuple[Task, Solution]]) -> Iterator[Sample]:
-    for (task, solution), verdict in run.judge(((t, s), t, s) for t, s in solutions):
-        run.progress.step(1, passed=int(verdict.passed))
-        yield Sample(task, solution, verdict)
+def _judged(
+    exam: Exam, asker: Asker, requests: Iterable[Request], *, is_last: bool
+) -> Iterator[Sample]:
+    """Written, judged by the hidden tests and, where another step follows, by the seen ones."""
+    session = exam.session
+    written = ((w, *w) for w in _answered(asker, requests))
+    hidden = session.judge(written)
 
+    def to_see() -> Iterator[tuple[tuple[Written, Verdict], Task, Solution | None]]:
+        for (task, solution), verdict in hidden:
+            sees = not is_last and bool(task.seen_tests)
+            yield ((task, solution), verdict), task, solution if sees else None
 
-def score(samples: Iterable[Sample], tasks: list[Task], table: EvaluateTable) -> Evaluation:
-    """pass@k with intervals; a sample that was not run is left out and counted, never wrong."""
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    statuses: Counter[str] = Counter()
-    for sample in samples:
-        statuses[sample.verdict.status] += 1
-        if sample.solution.finish == "length":
-            statuses["cut"] += 1
-        if sample.verdict.status != "not_run":
-            counts[sample.task.task_id][0] += 1
-            counts[sample.task.task_id][1] += int(sample.verdict.passed)
-    in_order = (counts[t.task_id] for t in tasks if t.task_id in counts)
-    rows = [(n, c) for n, c in in_order if n >= max(table.k)]
-    if not rows:
-        raise WorkFailed(
-            f"no task has {max(table.k)} judged samples; the judge could not run "
-            f"{statuses['not_run']}: persd doctor"
+    for ((task, solution), verdict), seen in session.judge(to_see(), tests="seen"):
+        session.progress.step(1, passed=int(verdict.passed))
+        fails = seen is not None and seen.status not in ("passed", "not_run")
+        yield Sample(
+            task,
+            solution.sample,
+            solution.solution_id,
+            verdict.status,
+            outcome_of(task, solution, verdict),
+            feedback(seen) if fails and seen is not None else None,
         )
-    return Evaluation(
+
+
+def scored(samples: Sequence[Sample], tasks: Sequence[Task], table: EvaluateTable) -> Evaluation:
+    """pass@k with intervals. What was truncated or not run is counted apart, never as wrong; a
+    task with fewer than k samples besides is left out of pass@k."""
+    statuses = Counter(s.outcome if s.outcome == TRUNCATED else s.status for s in samples)
+    order = {t.task_id: i for i, t in enumerate(tasks)}
+    in_order = sorted(samples, key=lambda s: order[s.task.task_id])
+    evaluation = Evaluation(
         evaluation_id="",
         model="",
         round=0,
         benchmark="",
         step=1,
-        tasks=len(rows),
+        tasks=len(tasks),
         samples=table.samples,
-        pass_at_k={str(k): mean_pass_at_k(rows, k) for k in table.k},
-        interval={
-            str(k): bootstrap_interval([pass_at_k(n, c, k) for n, c in rows]) for k in table.k
-        },
+        pass_at_k={},
+        interval={},
         statuses=dict(sorted(statuses.items())),
+        outcomes=by_task((s.task.task_id, s.outcome) for s in in_order),
+    )
+    found = counts(evaluation)
+    scores = {str(k): s for k in table.k if (s := score_of(found, k, len(tasks)))}
+    if not scores:
+        raise WorkFailed(
+            f"no task has {min(table.k)} judged samples; {statuses['not_run']} could not be run, "
+            f"{statuses[TRUNCATED]} were cut: persd doctor, or raise max_tokens"
+        )
+    return replace(
+        evaluation,
+        pass_at_k={k: s.value for k, s in scores.items()},
+        interval={k: s.interval for k, s in scores.items()},
     )

@@ -61,14 +61,16 @@ from persd.rows import (
     Table,
     columns_of,
     create_sql,
+    default_sql,
     places_of,
     to_record,
     to_row,
 )
 
-#: 2 added ``tries`` and ``solutions.closeness``.
-SCHEMA_VERSION = "2"
-_OLDER = ("1",)
+#: 2 added ``tries`` and ``solutions.closeness``; 3 ``control``, ``calls`` and ``outcomes`` of
+#: evaluations.
+SCHEMA_VERSION = "3"
+_OLDER = ("1", "2")
 FILE_NAME = "ledger.sqlite"
 #: Longest time derived records wait for a commit, in seconds.
 COMMIT_EVERY = 0.5
@@ -174,7 +176,10 @@ class Ledger:
             there = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table.name})")}
             for column in columns_of(table):
                 if column not in there:
-                    self._db.execute(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+                    default = default_sql(table, column)
+                    self._db.execute(
+                        f"ALTER TABLE {table.name} ADD COLUMN {column} DEFAULT {default}"
+                    )
         self._db.execute(
             "UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,)
         )

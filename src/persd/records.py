@@ -37,6 +37,7 @@ State = Literal[
     "refused",  # the teacher's repair did not pass the tests
     "teacher_failed",  # no code in the teacher's reply, or it gave up
     "direct_failed",  # the direct answer does not pass, so the task is not in the pool D
+    "contaminated",  # a near-twin of a benchmark's task: training on it would spoil the score
     "bad_task",  # the task's own reference fails its own tests
     "too_long",  # the prompt does not fit the student's context; never cut to fit
     "not_attempted",  # the served student does not take the question, or refuses to answer it
@@ -417,9 +418,18 @@ class Evaluation:
     interval: Mapping[str, tuple[float, float]]
     """95 % bootstrap interval over tasks, by k."""
     statuses: Mapping[str, int] = field(default_factory=dict)
-    """Samples by verdict status; ``cut`` counts replies stopped by length."""
+    """Samples by verdict status; ``truncated``: cut by length within the program, and not
+    passing, which is no verdict on the model."""
     seconds: float = 0.0
     checkpoint_id: str | None = None
+    control: Literal["", "resample"] = ""
+    """``resample``: beside this step, as many calls spent on new samples of the task alone."""
+    calls: int = 0
+    """Replies asked for at this step."""
+    outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By task_id, samples by outcome: ``passed``, the type of the first error as the feedback
+    names it, ``no code``; and, part of no score, ``truncated`` (cut within the program, and not
+    passing) and ``not_run``."""
 
 
 R = TypeVar("R")

@@ -155,14 +155,14 @@ def refine_request(run: Run, case: Case, round: int, place: int) -> Request:
     who = (own, place) if place else (own,)
     return Request(
         purpose="refinement",
-        messages=_messages(case),
+        messages=_messages(case, spec, run.config.run.feedback),
         task=case.task,
         seed=derive_seed(run.config.run.seed, case.task.task_id, "refinement", round, *who),
         temperature=spec.temperature,
         top_p=spec.top_p,
         max_tokens=spec.max_tokens,
         parent=case.attempt,
-        verdict=case.verdict,
+        verdict=case.verdict if run.config.run.feedback else None,
         earlier=case.own_tries,
         round=round,
         attempt=len(case.tries) + 1,
@@ -170,21 +170,22 @@ def refine_request(run: Run, case: Case, round: int, place: int) -> Request:
     )
 
 
-def _messages(case: Case) -> tuple[Message, ...]:
+def _messages(case: Case, spec: TeacherTable, tells: bool) -> tuple[Message, ...]:
     """The chat so far. A reply without code is left out of it: asked for afresh, not discussed."""
     assert case.attempt is not None
     assert case.verdict is not None
     messages = teacher_refine(
         case.task,
         case.attempt.code if case.attempt.code is not None else case.task.header,
-        feedback(case.verdict),
-        case.direct.code if case.direct else None,
+        feedback(case.verdict) if tells else "",
+        case.direct.code if case.direct and spec.prompt != "blind" else None,
+        close=spec.prompt != "free",
     )
     for solution, verdict in case.own_tries:
         if verdict.passed:
             messages = teacher_closer(messages, solution.text)
         elif solution.code is not None:
-            messages = teacher_retry(messages, solution.text, feedback(verdict))
+            messages = teacher_retry(messages, solution.text, feedback(verdict) if tells else "")
     if any(s.finish == "length" for s, _ in case.own_tries):
         messages = teacher_shorter(messages)
     return messages

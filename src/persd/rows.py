@@ -98,6 +98,16 @@ def create_sql(table: Table) -> str:
     return f"CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY ({key}))"
 
 
+def default_sql(table: Table, column: str) -> str:
+    """What a column that was added later holds in older rows: the field's own default."""
+    found = {f.name: f for f in dataclasses.fields(table.record)}.get(column)
+    if found is None or found.default is None:
+        return "NULL"
+    if found.default is dataclasses.MISSING:  # the fields made by a factory are mappings
+        return "'{}'"
+    return repr(found.default)
+
+
 def to_row(record: Any) -> list[Any]:
     nested = _JSON_FIELDS[type(record)]
     return [

@@ -69,7 +69,7 @@ def verify_samples(
     tasks, an ``out`` that cannot be written or would replace what is read, a ``cache`` that is
     none. Raises WorkFailed where the sandbox does not start.
     """
-    from persd.run import cores
+    from persd.session import cores
 
     benchmark = Benchmark(tasks, data)
     if out is not None:

@@ -308,3 +308,35 @@ _CODE = re.compile(
     r"|return\b(?!\s+\w+\s+\w+\s+\w)|@\w|[\w.]+(?:\[.*\])?\s*[-+*/%|&]?=(?!=)|[\w.]+\(.*\)\s*$"
     r"|(?:if|elif|for|while|with|try|else)\b.*:\s*$"
 )
+
+
+# ---- replies that were cut -------------------------------------------------------------------
+
+
+def is_open(task: Task, text: str, code: str | None) -> bool:
+    """Whether a reply ends within its program, so that one that was cut may have been cut there.
+
+    ``code`` is the program ``parse_reply`` took from it. A program that something follows (a
+    closed fence, another definition, prose) is whole, and so is one with an error well before
+    its end: length did not spoil those.
+    """
+    text = clean(text)
+    if code is None:
+        return True  # it was cut before it came to the code
+    if _last_line(text) != _last_line(code):
+        return False
+    try:
+        body = parse(code).body
+    except SyntaxError as error:
+        said = str(error.msg)
+        at_end = (error.lineno or 0) >= len(code.rstrip().splitlines())
+        return at_end or "never closed" in said or "unterminated triple" in said
+    except RecursionError:
+        return True
+    names = [getattr(node, "name", "") for node in body]
+    return task.entry_point not in names or names[-1] == task.entry_point
+
+
+def _last_line(text: str) -> str:
+    lines = text.rstrip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -32,13 +32,15 @@ def refine_prompt(task: Task, attempt_code: str, feedback: str) -> str:
 
     It ends as ``task_prompt`` ends, so that the same completion continues both. Where the
     header carries the task, the first mention of the task is the attempt's own header.
+    Without ``feedback`` (the ablation) the attempt stands alone.
     """
     attempt = attempt_code.strip("\n")
     if task.instruction:
         first = f"TASK:\n{_as_docstring(task.instruction)}\n\n"
     else:
         first = "" if attempt.startswith(task.header.strip()) else f"TASK:\n{task.header}\n"
-    return REFINE.format(task=first, attempt=attempt, feedback=feedback) + task_prompt(task)
+    told = f"{feedback}\n\n" if feedback else ""
+    return REFINE.format(task=first, attempt=attempt, feedback=told) + task_prompt(task)
 
 
 def feedback(verdict: Verdict) -> str:
@@ -69,24 +71,31 @@ def teacher_direct(task: Task) -> tuple[Message, ...]:
 
 
 def teacher_refine(
-    task: Task, attempt_code: str, feedback: str, direct: str | None
+    task: Task, attempt_code: str, feedback: str, direct: str | None, *, close: bool = True
 ) -> tuple[Message, ...]:
     """The chat that asks the teacher to repair the student's attempt.
 
     The constant part comes first (provider caches), and the teacher's own answer, where
-    there is one, is its earlier turn, as in the paper's released code.
+    there is one, is its earlier turn, as in the paper's released code. ``close``: it is to
+    stay with the attempt. Without ``feedback`` (the ablation) it is told no more than that
+    the attempt does not pass.
     """
-    repair = TEACHER_REPAIR.format(attempt=_fenced(attempt_code), feedback=feedback)
+    told = TEACHER_RESULT.format(feedback=feedback) if feedback else TEACHER_NO_RESULT
+    ask = TEACHER_REPAIR if close else TEACHER_REPAIR_FREE
+    repair = ask.format(attempt=_fenced(attempt_code), result=told)
+    rules = TEACHER if close else TEACHER_FREE
     if direct is None:
         ask = TEACHER_REPAIR_TASK.format(task=_task_section(task)) + repair
-        return (Message("system", TEACHER), Message("user", ask))
-    earlier = (*teacher_direct(task), Message("assistant", _fenced(direct)))
-    return (*earlier, Message("user", repair))
+        return (Message("system", rules), Message("user", ask))
+    asked = (Message("system", rules), *teacher_direct(task)[1:])
+    return (*asked, Message("assistant", _fenced(direct)), Message("user", repair))
 
 
 def teacher_retry(messages: tuple[Message, ...], reply: str, feedback: str) -> tuple[Message, ...]:
-    """The chat that gives a repair back to the teacher with what became of it."""
-    again = TEACHER_RETRY.format(feedback=feedback)
+    """The chat that gives a repair back to the teacher with what became of it; without
+    ``feedback`` (the ablation) with no more than that it does not pass."""
+    told = f":\n\n{feedback}" if feedback else "."
+    again = TEACHER_RETRY.format(told=told)
     return (*messages, Message("assistant", reply), Message("user", again))
 
 
@@ -176,9 +185,7 @@ REFINE = """Correct the code so that it does the task and the error is gone.
 {task}CODE:
 {attempt}
 
-{feedback}
-
-"""
+{feedback}"""
 
 WRONG_VALUE = """ERROR: AssertionError
 INPUT: {arguments}
@@ -191,7 +198,7 @@ LIMITS = {
     "crashed": "SystemExit: the program ended before it returned a value",
 }
 
-TEACHER = """You help a student programmer who is learning Python. You are shown a task whose \
+_TEACHER_ROLE = """You help a student programmer who is learning Python. You are shown a task whose \
 last lines open a function, and sometimes the student's attempt at it with the error it met.
 
 Rules for every answer:
@@ -200,11 +207,23 @@ Rules for every answer:
 - Keep every import, helper and constant that the function needs.
 - Reply with one fenced python block that holds the whole function, and nothing else.
 
-Rules for repairing an attempt:
+"""
+
+TEACHER = (
+    _TEACHER_ROLE
+    + """Rules for repairing an attempt:
 - Change as little as will make it right: keep the student's approach, structure, names and \
 style, and stay closest to the attempt.
 - Only where the approach is hopeless, write the function afresh.
 - Do not write code for the one input that is shown."""
+)
+
+TEACHER_FREE = (
+    _TEACHER_ROLE
+    + """Rules for repairing an attempt:
+- Make it right in the way you would write it yourself, as far from the attempt as you like.
+- Do not write code for the one input that is shown."""
+)
 
 TEACHER_DIRECT = """Write the function for this task.
 
@@ -220,16 +239,26 @@ TEACHER_REPAIR = """This is the student's attempt at the task.
 
 {attempt}
 
-It was executed, with this result:
-
-{feedback}
+{result}
 
 Repair the attempt, by the rules for repairing, and reply with one fenced python block that \
 holds the whole repaired function."""
 
-TEACHER_RETRY = """That repair was executed and does not pass:
+TEACHER_REPAIR_FREE = """This is the student's attempt at the task.
 
-{feedback}
+{attempt}
+
+{result}
+
+Write the function as it should be, and reply with one fenced python block that holds it whole."""
+
+TEACHER_RESULT = """It was executed, with this result:
+
+{feedback}"""
+
+TEACHER_NO_RESULT = "It does not pass the tests."
+
+TEACHER_RETRY = """That repair was executed and does not pass{told}
 
 Repair the student's attempt again, under the same rules: as close to it as you can, in one \
 fenced python block that holds the whole function."""

@@ -16,7 +16,8 @@ from persd.domains.code import task_prompt, teacher_direct, teacher_refine
 from persd.models import open_model
 from persd.money import Price, most_tokens
 from persd.records import Message, Role, Task, Usage
-from persd.run import price_for, read_pool
+from persd.run import read_pool
+from persd.session import price_for
 
 #: Bytes of code a token stands for, on the high side, and of one rendered feedback.
 _BYTES_A_TOKEN, _FEEDBACK = 5, 1500

@@ -137,7 +137,7 @@ def open_model(
     if spec.model == "lab" and role == "teacher":
         from persd.models.repair import RepairTeacher
 
-        return RepairTeacher(box=box())
+        return RepairTeacher(box=box(), rewrites=getattr(spec, "prompt", "") == "free")
     from persd.models.local import LocalModel
 
     return LocalModel(

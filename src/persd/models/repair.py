@@ -53,15 +53,18 @@ class RepairTeacher:
         *,
         max_candidates: int = 240,
         max_seconds: float = 60.0,
+        rewrites: bool = False,
     ) -> None:
-        """``max_candidates`` programs are run for one repair; ``max_seconds`` of the clock is a
+        """``rewrites``: it does not search, but gives its own solution (``prompt = "free"``). ``max_candidates`` programs are run for one repair; ``max_seconds`` of the clock is a
         backstop far above what they take, so that timing does not change the answer."""
         self._box = box
         self._max_candidates, self._max_seconds = max_candidates, max_seconds
+        self._rewrites = rewrites
         self.identity: Mapping[str, str] = {
             "model": "lab teacher",
             "version": "1",
             "max_candidates": str(max_candidates),
+            **({"prompt": "free"} if rewrites else {}),
         }
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
@@ -81,7 +84,7 @@ class RepairTeacher:
             found = _direct(request.task)
         else:
             search = _Search(self._box, request, self._max_candidates, self._max_seconds)
-            found = _repair(request, search)
+            found = _repair(request, search, self._rewrites)
         text = _fenced(found.code) if found.code else ""
         return Completion(text, seconds=time.monotonic() - started, note=found.how)
 
@@ -99,11 +102,13 @@ def _direct(task: Task) -> Repair:
     return Repair(task.reference, "reference")
 
 
-def _repair(request: Request, search: _Search) -> Repair:
+def _repair(request: Request, search: _Search, rewrites: bool) -> Repair:
     """The smallest repair the budget finds, else the solution, else nothing."""
     task, attempt = request.task, request.parent.code if request.parent else None
     chain = family.chain_of(task)
     solution = family.program(chain, "loop") if chain else task.reference
+    if rewrites:
+        return _last_resort(solution, "not asked to stay close")
     if attempt is None:
         return _last_resort(solution, "no code to repair")
     if not search.tests:
@@ -272,9 +277,13 @@ def _plain(code: str) -> str:
 
 
 def known_tests(request: Request) -> tuple[Test, ...]:
-    """The tests a repair may be tried on: failures that verdicts revealed, then seen tests."""
-    told: list[Verdict] = [request.verdict] if request.verdict else []
-    told += [verdict for _, verdict in request.earlier]
+    """The tests a repair may be tried on: failures that verdicts revealed, then seen tests.
+
+    Where a request tells no verdict on the attempt, it tells none on earlier repairs either.
+    """
+    told: list[Verdict] = []
+    if request.verdict:
+        told = [request.verdict, *(verdict for _, verdict in request.earlier)]
     revealed = (_revealed(request.task, verdict) for verdict in told)
     return tuple(dict.fromkeys([*filter(None, revealed), *request.task.seen_tests]))
 

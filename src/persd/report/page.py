@@ -12,6 +12,7 @@ from typing import Any
 from persd.ledger import Ledger
 from persd.report import cases, sets, summary, teacher
 from persd.report.money import FATES, Money, Part, money
+from persd.report.results import results
 from persd.report.summary import WORDS
 from persd.report.text import percent, stored_text, without_password
 
@@ -43,7 +44,7 @@ def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
         "totals": summary.totals(ledger, paid),
         "funnels": [_funnel(f) for f in found],
         "words": WORDS,
-        "benchmarks": benchmarks(summary.results(ledger)),
+        "benchmarks": benchmarks(results(ledger)),
         "errors": [_errors(e.failing, e.types, e) for e in summary.error_types(ledger)],
         "released": _errors(sum(released.values()), released) if released else None,
         "money": paid,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from persd.ledger import Ledger
-from persd.records import VARIANTS, Evaluation
+from persd.outcomes import error_type
 from persd.report.money import Money, Spend, Sum, money
 from persd.report.text import stored_text, usd
 
@@ -22,6 +22,7 @@ WAITING = "waiting"
 
 #: Every state in the order of the flow, and what it says of a task.
 WORDS: Mapping[str, str] = {
+    "contaminated": "a near-twin of a task it is evaluated on: kept out of training",
     "untested": "no test can judge it",
     "bad_task": "its own reference fails its own tests",
     "direct_failed": "the teacher's direct answer does not pass: not in the pool",
@@ -64,52 +65,6 @@ def funnel(ledger: Ledger, round: int) -> Funnel:
 def funnels(ledger: Ledger) -> list[Funnel]:
     """A funnel a round; round 1, all waiting, for a run that has not begun."""
     return [funnel(ledger, round) for round in ledger.rounds() or [1]]
-
-
-# -- scores ---------------------------------------------------------------------------------
-
-
-def results(ledger: Ledger) -> list[dict[str, Any]]:
-    """The results table: a row a model, benchmark and step; the base model first.
-
-    Keys: ``model``, ``round``, ``benchmark``, ``step``, ``examples`` (trained on; 0 for the
-    base model, None: unknown), ``pass@k`` and ``interval`` by k (fractions 0-1),
-    ``statuses`` (samples by verdict), ``samples`` (a task), ``tasks``, ``seconds``.
-    """
-    examples = {c.checkpoint_id: c.examples for c in ledger.checkpoints()}
-    rows = []
-    # scores that another config gave stay in the ledger; shown are those of the present one
-    told = ledger.meta("evaluations")
-    current = None if told is None else set(json.loads(told))
-    shown = (e for e in ledger.evaluations() if current is None or e.evaluation_id in current)
-    for e in sorted(shown, key=_place):
-        trained = examples.get(e.checkpoint_id) if e.checkpoint_id else None
-        rows.append(
-            {
-                "model": e.model,
-                "round": e.round,
-                "benchmark": e.benchmark,
-                "step": e.step,
-                "examples": 0 if e.model == "base" else trained,
-                "pass@k": dict(sorted(e.pass_at_k.items(), key=_by_k)),
-                "interval": {k: list(v) for k, v in sorted(e.interval.items(), key=_by_k)},
-                "statuses": dict(e.statuses),
-                "samples": e.samples,
-                "tasks": e.tasks,
-                "seconds": e.seconds,
-            }
-        )
-    return rows
-
-
-def _place(e: Evaluation) -> tuple[str, int, int, int, str, int]:
-    known = e.model in VARIANTS
-    order = -1 if e.model == "base" else VARIANTS.index(e.model) if known else len(VARIANTS)
-    return e.benchmark, e.round, order, e.step, e.model, e.samples
-
-
-def _by_k(item: tuple[str, Any]) -> tuple[int, str]:
-    return (int(item[0]) if item[0].isdecimal() else 0), item[0]
 
 
 # -- what goes wrong in attempts ------------------------------------------------------------
@@ -158,22 +113,9 @@ def error_types(ledger: Ledger) -> list[ErrorTypes]:
     ]
 
 
-#: Error type of a status whose verdict names none, as the feedback calls it.
-_TYPE_OF = {
-    "failed": "AssertionError",
-    "error": "Exception",
-    "timeout": "TimeoutError",
-    "memory": "MemoryError",
-    "crashed": "Crash",
-    "syntax": "SyntaxError",
-}
-
-
 def _error_type(status: str, results: str) -> str:
-    first = next((r for r in json.loads(results) if r["status"] in ("failed", "error")), None)
-    if status in ("timeout", "memory", "crashed") or first is None:
-        return _TYPE_OF.get(status, status)
-    return str(first["error_type"]) or _TYPE_OF.get(status, status)
+    failing = (r["error_type"] for r in json.loads(results) if r["status"] in ("failed", "error"))
+    return error_type(status, next(failing, None))
 
 
 def released_error_types(ledger: Ledger) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from persd.ledger import Ledger
 from persd.report import sets, summary
 from persd.report.money import FATES, WASTED, Money, Sum, money
+from persd.report.results import results
 from persd.report.text import number, percent, share, usd, visible
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def funnel_table(found: summary.Funnel) -> Table:
 
 def print_results(console: Console, ledger: Ledger) -> None:
     """The scores of base and variants, or a line that there are none."""
-    rows = summary.results(ledger)
+    rows = results(ledger)
     if not rows:
         console.print("No model has been evaluated yet.", markup=False)
     for table in result_tables(rows):
