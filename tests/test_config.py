@@ -31,7 +31,12 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(p.name for p in resources.files("persd").joinpath("configs").iterdir())
+    "name",
+    sorted(
+        p.name
+        for p in resources.files("persd").joinpath("configs").iterdir()
+        if p.name.endswith(".toml")
+    ),
 )
 def test_shipped_configs_parse(name: str) -> None:
     with resources.as_file(resources.files("persd") / "configs" / name) as path:
@@ -63,6 +68,14 @@ def test_unsafe_is_said_in_so_many_words(tmp_path: Path) -> None:
 def test_a_cascade_of_teachers(tmp_path: Path) -> None:
     text = SHORT.replace("[teacher]", "[[teacher]]") + '\n[[teacher]]\nmodel = "stronger"\n'
     assert [t.model for t in load(write(tmp_path, text)).teacher] == ["some-teacher", "stronger"]
+
+
+def test_a_fault_in_a_cascade_names_its_own_teacher(tmp_path: Path) -> None:
+    text = SHORT.replace("[teacher]", "[[teacher]]") + "max_tries = 2\n"
+    path = write(tmp_path, text + '\n[[teacher]]\nmodel = "stronger"\nmax_tries = 0\n')
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert caught.value.one_line().startswith(f"{path}:16: teacher.max_tries = 0")
 
 
 @pytest.mark.parametrize(

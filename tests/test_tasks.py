@@ -246,6 +246,13 @@ def test_mbpp_shows_the_first_assert_and_hides_the_others(tmp_path: Path) -> Non
     assert [t.task_id for t in load("mbpp", path=str(path), split="test")] == ["11"]
 
 
+def test_mbpp_has_a_validation_split(tmp_path: Path) -> None:
+    ids = [510, 511, 600, 601]
+    path = write(tmp_path / "mbpp.jsonl", *[{**MBPP_ROW, "task_id": i} for i in ids])
+    found = load("mbpp", path=str(path), split="validation")
+    assert [t.task_id for t in found] == ["511", "600"]
+
+
 def test_mbpp_all_hides_every_assert(tmp_path: Path) -> None:
     ids = [1, 11, 602, 974, 975]
     path = write(tmp_path / "mbpp.jsonl", *[{**MBPP_ROW, "task_id": i} for i in ids])
@@ -276,6 +283,50 @@ def test_mbpp_faults_are_named(tmp_path: Path) -> None:
     found = list(read("mbpp", path=str(write(tmp_path / "mbpp.jsonl", *rows))))
     reasons = [f.reason for f in found if isinstance(f, Fault)]
     assert reasons == ["wrong_type", "no_tests", "bad_test", "bad_reference"]
+
+
+SANITIZED_ROW = {
+    "source_file": "Benchmark Questions Verification V2.ipynb",
+    "task_id": 602,
+    "prompt": "Write a function to find a root.",
+    "code": "import math\ndef root(x):\n  return math.sqrt(x)",
+    "test_imports": ["import math"],
+    "test_list": ["assert root(4) == 2", "assert math.isclose(root(2), 1.4142, rel_tol=1e-3)"],
+}
+
+
+@pytest.mark.parametrize("name", ["sanitized-mbpp.json", "sanitized.jsonl", "sanitized.json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_sanitized_mbpp_is_one_array(
+    tmp_path: Path, box: Sandbox, name: str, indent: int | None
+) -> None:
+    text = json.dumps([SANITIZED_ROW, {**SANITIZED_ROW, "task_id": 11}], indent=indent).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else b"\xef\xbb\xbf" + text)
+    for source in ("mbpp", "mbpp-sanitized"):
+        (task,) = load(source, path=str(path))
+        assert (task.task_id, task.setup) == ("602", "import math\n")
+        assert task.instruction == "Write a function to find a root.\nassert root(4) == 2"
+        assert task.source == f"{path}[0]"
+        assert [t.task_id for t in load(source, path=str(path), split="all")] == ["602", "11"]
+    assert check(box, [task])["problems"] == []
+
+
+def test_a_row_of_an_array_that_is_no_task_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sanitized-mbpp.json"
+    path.write_text(json.dumps([SANITIZED_ROW, {**SANITIZED_ROW, "code": None}, 7]))
+    faults = [item for item in read("mbpp", path=str(path)) if isinstance(item, Fault)]
+    assert [(f.where, f.reason) for f in faults] == [
+        (f"{path}[1]", "wrong_type"), (f"{path}[2]", "broken_json"),
+    ]  # fmt: skip
+
+
+def test_a_call_that_is_shown_is_not_hidden_however_it_is_written(tmp_path: Path) -> None:
+    asserts = ["assert add( 1,2 ) == 3", "assert 3 == add(1, 2)", "assert add(2, 2) == 4"]
+    path = write(tmp_path / "mbpp.jsonl", {**MBPP_ROW, "test_list": asserts})
+    (task,) = load("mbpp", path=str(path))
+    assert [t.call for t in task.seen_tests] == ["add(1, 2)"]
+    assert [t.call for t in task.tests] == ["add(2, 2)"]
 
 
 @pytest.mark.parametrize("given", [11, "11", "Mbpp/11"])
@@ -484,13 +535,6 @@ def test_the_faults_of_a_file_are_problems_too(tmp_path: Path) -> None:
 def test_lab_tasks_are_sound() -> None:
     report = check_source("lab", None, 3, Progress())
     assert (report["tasks"], report["ok"], report["problems"]) == (3, 3, [])
-
-
-def test_seen_tests_the_reference_fails_are_dropped(box: Sandbox) -> None:
-    seen = (Test("double(1)", "3"), Test("double(1)", "2"))
-    tasks = [a_task(None, seen_tests=seen), a_task(seen_tests=seen), a_task(), a_task(None)]
-    kept = list(sound_seen(box, tasks))
-    assert [t.seen_tests for t in kept] == [seen, seen[1:], (), ()]
 
 
 def test_mutants_differ_from_the_program_and_from_each_other() -> None:

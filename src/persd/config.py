@@ -12,8 +12,9 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from persd.errors import UserError
 from persd.money import BATCH_SHARE
 from persd.records import VARIANTS, Role, Variant
+
+M = TypeVar("M", bound=BaseModel)
 
 Api = Literal["chat", "completions"]
 
@@ -51,6 +54,9 @@ class RunTable(_Table):
     """Variant whose student attempts in the next round; None: the last one listed."""
     examples: Literal["union", "last"] = "union"
     """Train on the examples of all rounds, or of the last one only."""
+    feedback: bool = True
+    """Teacher and student are told what the judge said of an attempt; false: the ablation, in
+    which they see the attempt alone."""
     start: Literal["original", "last"] = "original"
     """Train the original weights, or go on from the variant's last checkpoint."""
 
@@ -62,11 +68,26 @@ class RunTable(_Table):
 class TasksTable(_Table):
     """Where tasks come from."""
 
-    source: Literal["humaneval", "mbpp", "persdistill", "lab", "jsonl"]
+    source: Literal[
+        "humaneval",
+        "humaneval+",
+        "mbpp",
+        "mbpp+",
+        "mbpp-sanitized",
+        "persdistill",
+        "lab",
+        "jsonl",
+    ]
     path: str | None = None
     """A local file (jsonl, humaneval, mbpp) or folder (persdistill); None: the Hub."""
+    style: Literal["chain", "loop", "nested"] | None = None
+    """Style of the reference programs that lab makes; None: chain."""
+    mix: dict[str, float] | None = None
+    """Of lab: the share of tasks of so many steps; None: 40/40/20 % of 2/3/4."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
     """Tasks to take; None: all (lab: 300)."""
+    decontaminate: bool = True
+    """Keep near-twins of the tasks of [evaluate] benchmarks out of the pool (``screen``)."""
 
 
 class Endpoint(_Table):
@@ -151,6 +172,9 @@ class TeacherTable(Endpoint):
     stay_close: float | None = Field(default=None, ge=0, le=1)
     """Ask once more for a repair that passes but is less similar to the attempt than this, and
     keep the closer one; None: take what passes."""
+    prompt: Literal["close", "free", "blind"] = "close"
+    """``close``: it is shown its own direct answer and told to stay close to the attempt;
+    ``free``: not told to stay close; ``blind``: not shown its own answer."""
     direct: Literal["reference", "ask", "none"] = "reference"
     """Where the direct answer comes from: the task's reference (asked for where it has
     none), always asked for, or nowhere."""
@@ -160,6 +184,8 @@ class TrainTable(_Table):
     """Fine-tuning. The defaults suit a small model; configs/paper.toml has the paper's."""
 
     epochs: float = Field(default=3, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps in place of ``epochs``; None: as the epochs give."""
     lr: float = Field(default=2e-5, gt=0)
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step."""
@@ -192,6 +218,10 @@ class EvaluateTable(_Table):
     temperature: float = Field(default=0.2, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=512, ge=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Which samples are drawn (and, of lab, which tasks); None: as run.seed."""
+    mix: dict[str, float] | None = None
+    """Of lab: the share of tasks of so many steps; None: 20/60/20 % of 2/3/4."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> EvaluateTable:
@@ -258,6 +288,46 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises UserError naming file and line for a file that cannot be read, broken TOML, an
     unknown key or a wrong value.
     """
+    file, plain = read_toml(path, overrides, "persd run CONFIG.toml")
+    return validated(Config, plain, file)
+
+
+@dataclass(frozen=True, slots=True)
+class TomlFile:
+    """A TOML file that was read, for naming the lines of its faults."""
+
+    path: Path
+    text: str
+    overrides: Sequence[str]
+    """``a.b=value`` laid over it."""
+    usage: str
+    """The command that reads such a file, and a name for the file."""
+
+    def fault(self, loc: Sequence[str | int], what: str) -> UserError:
+        """The error that says ``what`` of the key at ``loc``: ("teacher", 1, "model")."""
+        name = ".".join(k for k in loc if isinstance(k, str))
+        given = [key for o in self.overrides if (key := o.partition("=")[0].strip()) == name]
+        line = _line_of(self.text, loc)
+        where = f"{self.path}:{line}" if line else str(self.path)
+        return UserError(what, where=f"--set {given[-1]}" if given else where, hint=self.hint)
+
+    @property
+    def hint(self) -> str:
+        """What to do about a fault."""
+        return f"mend it, then: {_command_on(self.usage, self.path)}"
+
+
+def _command_on(usage: str, path: Path) -> str:
+    return f"{usage.rpartition(' ')[0]} {path}"
+
+
+def read_toml(
+    path: str | Path, overrides: Sequence[str], usage: str
+) -> tuple[TomlFile, dict[str, Any]]:
+    """A TOML file and its plain content with the overrides laid over it.
+
+    Raises UserError for a file that cannot be read, broken TOML and an override that is none.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -266,39 +336,32 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(
             f"cannot read the config: {reason}",
             where=str(path),
-            hint="persd run CONFIG.toml; README.md shows a short one",
+            hint=f"{usage}; README.md shows a short one",
         ) from e
     try:
         plain = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
-        raise _toml_error(e, path, text) from e
+        raise _toml_error(e, path, text, usage) from e
     for override in overrides:
         _override(plain, override)
-    return _validate(plain, path, text, overrides)
+    return TomlFile(path, text, overrides, usage), plain
 
 
-def _validate(plain: dict[str, Any], path: Path, text: str, overrides: Sequence[str]) -> Config:
+def validated(model: type[M], plain: dict[str, Any], file: TomlFile) -> M:
+    """The content of a file as a model's tables; a wrong key is a UserError with its line."""
     try:
-        return Config.model_validate(plain)
+        return model.model_validate(plain)
     except ValidationError as e:
         # an unknown key explains a missing one beside it, so it is told first
         faults = sorted(e.errors(), key=lambda f: f["type"] != "extra_forbidden")
-        first = faults[0]
-        keys = [str(k) for k in first["loc"] if isinstance(k, str)]
-        line = _line_of(text, keys)
-        given = [o for o in overrides if o.partition("=")[0].strip() == ".".join(keys)]
-        where = f"{path}:{line}" if line else str(path)
-        raise UserError(
-            _fault_text(first, keys),
-            where=f"--set {given[-1].partition('=')[0]}" if given else where,
-            hint=f"mend it, then: persd run {path}",
-        ) from e
+        raise file.fault(faults[0]["loc"], _fault_text(faults[0], model)) from e
 
 
-def _fault_text(fault: Any, keys: list[str]) -> str:
+def _fault_text(fault: Any, model: type[BaseModel]) -> str:
+    keys = [str(k) for k in fault["loc"] if isinstance(k, str)]
     name = ".".join(keys)
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
+        known = _known_keys(model, keys[:-1])
         near = difflib.get_close_matches(keys[-1], known, n=1)
         guess = f"; did you mean {near[0]}?" if near else f" (known: {', '.join(known)})"
         return f"unknown key {name}{guess}"
@@ -316,8 +379,7 @@ def _fault_text(fault: Any, keys: list[str]) -> str:
     return f"{name}{shown}: {message}" if name else message
 
 
-def _known_keys(tables: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _known_keys(model: type[BaseModel], tables: list[str]) -> list[str]:
     for table in tables:
         field = model.model_fields.get(table)
         if field is None:
@@ -330,15 +392,24 @@ def _known_keys(tables: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _line_of(text: str, keys: list[str]) -> int | None:
-    """1-based line of a dotted key in TOML text; that of its table where the key is absent."""
+def _line_of(text: str, loc: Sequence[str | int]) -> int | None:
+    """1-based line of a key in TOML text; that of its table where the key is absent.
+
+    A number after the first name says which of the ``[[tables]]`` of that name is meant.
+    """
+    keys = [k for k in loc if isinstance(k, str)]
+    entry = loc[1] if len(loc) > 1 and isinstance(loc[1], int) else None
     table, best = "", None
+    entries = 0  # [[tables]] of the first name so far
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}", line)
+        header = re.match(r"\s*(\[{1,2})\s*([^\]]+?)\s*\]{1,2}", line)
         if header:
-            table = header[1].replace(" ", "").replace('"', "")
-            if keys and table == keys[0] and best is None:
-                best = number
+            table = header[2].replace(" ", "").replace('"', "")
+            entries += header[1] == "[[" and [table] == keys[:1]
+        if entry is not None and entries and entries != entry + 1:
+            continue
+        if header and [table] == keys[:1] and best is None:
+            best = number
         key = re.match(r"\s*([\w.\"-]+)\s*=", line)
         here = [k for k in table.split(".") if k] if not header else []
         if key and keys and here + key[1].replace('"', "").split(".") == keys[: len(here) + 1]:
@@ -346,7 +417,7 @@ def _line_of(text: str, keys: list[str]) -> int | None:
     return best
 
 
-def _toml_error(error: tomllib.TOMLDecodeError, path: Path, text: str) -> UserError:
+def _toml_error(error: tomllib.TOMLDecodeError, path: Path, text: str, usage: str) -> UserError:
     found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
     line = int(found[1]) if found else len(text.splitlines())
     what = re.sub(r"\s*\(at [^)]*\)", "", str(error))
@@ -355,7 +426,7 @@ def _toml_error(error: tomllib.TOMLDecodeError, path: Path, text: str) -> UserEr
     return UserError(
         f"not TOML: {what}{shown}",
         where=f"{path}:{line}",
-        hint=f"mend the line, then: persd run {path}",
+        hint=f"mend the line, then: {_command_on(usage, path)}",
     )
 
 
@@ -400,6 +471,7 @@ _STAGE_OF_KEY = {
     "run.promote": "train",
     "run.examples": "train",
     "run.start": "train",
+    "run.feedback": "teacher",
     "tasks.path": "free",  # the tasks' contents are compared, not where they lie
     "verify.workers": "free",
     "verify.unsafe": "free",  # every verdict names the isolation it was made under

@@ -338,6 +338,25 @@ class Ledger:
         self._write(ended, [(c.call_id,) for c in calls])
         self._insert(CALLS, calls, extra=extra)
 
+    def adopt(self, other: Path, *, attempts: bool) -> None:
+        """Take over what another ledger's teacher was told as direct answers, and its student's
+        first attempts, as paid for there: the same question is then answered here for nothing."""
+        names = columns_of(CALLS)
+        taken = ", ".join("0.0" if name == "usd" else name for name in names)
+        which = "purpose = 'direct'" + (" OR purpose = 'attempt' AND round = 1" * attempts)
+        with self._lock:
+            self._commit()  # nothing is attached within a transaction
+            self._db.execute("ATTACH ? AS other", (str(other),))
+            try:
+                self._begin()
+                self._db.execute(
+                    f"INSERT OR IGNORE INTO calls ({', '.join(names)}) "
+                    f"SELECT {taken} FROM other.calls WHERE {which}"
+                )
+                self._commit()
+            finally:
+                self._db.execute("DETACH other")
+
     def add_batch(self, batch: Batch, tries: Sequence[Try]) -> None:
         """Note a batch that is about to be created and its rows, durably."""
         with self._together():

@@ -21,12 +21,14 @@ from persd.evaluate import evaluate_benchmarks
 from persd.records import VARIANTS, Checkpoint, Task, Variant
 from persd.refine import refine
 from persd.run import Run
+from persd.screen import screen
 
 
 def collect(run: Run, round: int, student: str, pilot: Sequence[Task] | None = None) -> None:
     """Take every task of one round, or of a pilot, to a named state; what is stored is not
     asked for again. Raises KeyboardInterrupt where it was stopped before the end."""
     with run.collecting(round, pilot) as tasks:
+        tasks = screen(run, tasks, round)  # none that the run is evaluated on
         pool = direct(run, tasks, round)  # (t, u, c) with c verified: the pool D
         failed = attempt(run, pool, round, student)  # (t, a, f): what the student cannot do yet
         refine(run, failed, round)  # (t, a, f, r) with r verified: F

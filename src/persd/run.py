@@ -244,7 +244,7 @@ def load_pool(run: Run) -> None:
     A source on the Hub is not fetched again once its tasks are stored.
     """
     table = run.config.tasks
-    on_hub = table.path is None and table.source in ("humaneval", "mbpp")
+    on_hub = table.path is None and table.source in task_sources.BENCHMARKS
     if not (on_hub and run.ledger.count_tasks()):
         run.store_tasks(read_pool(run.config))
 
@@ -253,5 +253,12 @@ def read_pool(config: Config) -> Iterator[Task]:
     """The tasks a config names, read from their source. Raises UserError at the first fault."""
     table = config.tasks
     return task_sources.load(
-        table.source, path=table.path, limit=table.limit, split="train", seed=config.run.seed
+        table.source,
+        path=table.path,
+        limit=table.limit,
+        split="train",
+        seed=config.run.seed,
+        style=table.style,
+        mix=table.mix,
+        unsafe=config.verify.unsafe,
     )

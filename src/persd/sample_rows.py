@@ -17,12 +17,9 @@ from persd.errors import UserError
 from persd.records import Task
 from persd.report.text import number
 from persd.sandbox import Limits
-from persd.tasks import load, normal_id
+from persd.tasks import BENCHMARKS, MBPP, load, normal_id
 from persd.tasks.rows import Fault, Row, Wrong, continued, is_body, read_rows, shown
 from persd.verify import Job
-
-BENCHMARKS = ("humaneval", "mbpp")
-
 
 # ---- tasks -----------------------------------------------------------------------------------
 
@@ -33,12 +30,12 @@ class Benchmark:
     Raises UserError for an unknown benchmark, a bad task, and a file that cannot be read.
     """
 
-    def __init__(self, name: str, data: Path | None = None) -> None:
+    def __init__(self, name: str, data: Path | None = None, *, unsafe: bool = False) -> None:
         self.name = name
         self.source = name if name in BENCHMARKS else "jsonl"
         path = _task_file(name, data)
         self.tasks: dict[str, Task] = {}
-        for task in load(self.source, path=path, split="all"):
+        for task in load(self.source, path=path, split="all", unsafe=unsafe):
             if task.task_id in self.tasks:
                 raise UserError(f"task {task.task_id} is there twice", where=task.source)
             self.tasks[task.task_id] = task
@@ -52,7 +49,7 @@ class Benchmark:
         """The task of a row. Raises Wrong where it names none."""
         given = row.fields.get("task_id")
         if given is None:
-            raise Wrong("missing_key", f'no "task_id" (the row has {_keys(row)})')
+            raise Wrong("missing_key", f'no "task_id" (the row has {shown(row.keys)})')
         if isinstance(given, bool) or not isinstance(given, (str, int)):
             raise Wrong("wrong_type", f'"task_id" is {shown(given)}, not text')
         found = self.tasks.get(normal_id(self.source, given))
@@ -74,12 +71,12 @@ class Benchmark:
         key = "solution" if row.fields.get("solution") is not None else "completion"
         text = row.fields.get(key)
         if text is None:
-            detail = f'neither "completion" nor "solution" (the row has {_keys(row)})'
+            detail = f'neither "completion" nor "solution" (the row has {shown(row.keys)})'
             raise Wrong("missing_key", detail)
         if not isinstance(text, str):
             hint = "A row holds one program: repeat the task_id for more"
             raise Wrong("wrong_type", f'"{key}" is {shown(text)}, not text', hint)
-        alone = key == "solution" or (self.source == "mbpp" and not is_body(text))
+        alone = key == "solution" or (self.source in MBPP and not is_body(text))
         return text if alone else continued(task, text)
 
 
@@ -97,10 +94,6 @@ def _task_file(name: str, data: Path | None) -> str | None:
             f'unknown tasks "{name}"', hint=f"Use {', '.join(BENCHMARKS)} or a task file"
         )
     return name
-
-
-def _keys(row: Row) -> str:
-    return shown(", ".join(sorted(row.fields)) or "nothing")
 
 
 # ---- samples ---------------------------------------------------------------------------------

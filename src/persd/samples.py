@@ -71,7 +71,7 @@ def verify_samples(
     """
     from persd.session import cores
 
-    benchmark = Benchmark(tasks, data)
+    benchmark = Benchmark(tasks, data, unsafe=unsafe)
     if out is not None:
         _refuse_out(out, [samples, Path(tasks), *(path for path in (data, cache) if path)])
     rows = read_samples(samples, benchmark, limits)

@@ -182,6 +182,11 @@ class Session:
         return limits_from(self._verify.timeout, self._verify.memory_mb)
 
     @property
+    def is_unsafe(self) -> bool:
+        """Whether programs run even where nothing keeps them from the user's files."""
+        return self._verify.unsafe
+
+    @property
     def judged_by(self) -> dict[str, object]:
         """What of the [verify] table a verdict depends on."""
         return self._verify.model_dump(exclude={"workers"})

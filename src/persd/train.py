@@ -45,6 +45,8 @@ class TrainSettings:
     """All that decides a fine-tune beside base and examples."""
 
     epochs: float = 3
+    max_steps: int | None = None
+    """Optimizer steps in place of ``epochs``."""
     lr: float = 2e-5
     """Peak learning rate of AdamW."""
     batch_size: int = 16
@@ -188,7 +190,7 @@ def encode(
     rows, left_out = [], []
     for example in examples:
         try:
-            row = _encode_one(tokenizer, example, api)
+            row = encode_one(tokenizer, example.prompt, example.completion, api, example.example_id)
         except LossyText as e:
             left_out.append(LeftOut(example.example_id, "lossy", str(e)))
             continue
@@ -206,12 +208,15 @@ def encode(
     return rows, left_out
 
 
-def _encode_one(tokenizer: Any, example: Example, api: Api) -> TokenRow:
-    messages = (Message("user", example.prompt),)
-    prompt = prompt_ids(tokenizer, messages, api)
-    check_prompt(tokenizer, messages, api, prompt)
-    completion = completion_ids(tokenizer, prompt, example.completion)
-    return TokenRow(example.example_id, prompt, completion)
+def encode_one(
+    tokenizer: Any, prompt: str, completion: str, api: Api, example_id: str = ""
+) -> TokenRow:
+    """One pair as token rows have it. Raises LossyText where the tokenizer does not give it
+    back as it was."""
+    messages = (Message("user", prompt),)
+    ids = prompt_ids(tokenizer, messages, api)
+    check_prompt(tokenizer, messages, api, ids)
+    return TokenRow(example_id, ids, completion_ids(tokenizer, ids, completion))
 
 
 def _refuse(left_out: Sequence[LeftOut], settings: TrainSettings, *, by_context: bool) -> None:
@@ -313,7 +318,9 @@ def _check_saved_tokens(
 
 def _data_hash(source: Source, examples: Sequence[Example], settings: Any, api: Api) -> str:
     texts = [[e.prompt, e.completion] for e in examples]
-    return content_id(source.identity, texts, asdict(settings), api)
+    # what an older version did not know, and is not used, does not make it another checkpoint
+    settled = {k: v for k, v in asdict(settings).items() if (k, v) != ("max_steps", None)}
+    return content_id(source.identity, texts, settled, api)
 
 
 def _manifest(

@@ -325,11 +325,16 @@ def is_open(task: Task, text: str, code: str | None) -> bool:
         return True  # it was cut before it came to the code
     if _last_line(text) != _last_line(code):
         return False
+    return _ends_open(task, code) or _ends_open(task, text)
+
+
+def _ends_open(task: Task, source: str) -> bool:
+    """Whether the source stops within the task's function, or before it comes to it."""
     try:
-        body = parse(code).body
+        body = parse(source).body
     except SyntaxError as error:
         said = str(error.msg)
-        at_end = (error.lineno or 0) >= len(code.rstrip().splitlines())
+        at_end = (error.lineno or 0) >= len(source.rstrip().splitlines())
         return at_end or "never closed" in said or "unterminated triple" in said
     except RecursionError:
         return True

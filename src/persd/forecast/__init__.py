@@ -33,6 +33,7 @@ from persd.ledger import FILE_NAME, Ledger
 from persd.money import spent_on
 from persd.records import OPEN_STATES, Task, Usage
 from persd.run import read_pool
+from persd.tasks import BENCHMARKS
 
 Range = dict[str, Any]
 """{"expected", "low", "high"}: 95 %; None: not known."""
@@ -72,7 +73,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         return {**plan(config, tasks), "forecast": forecast(config, None, tasks)}
     with Ledger(config.run.dir, read_only=True) as ledger:
         table = config.tasks
-        on_hub = table.path is None and table.source in ("humaneval", "mbpp")
+        on_hub = table.path is None and table.source in BENCHMARKS
         stored = on_hub and ledger.count_tasks()
         tasks = ledger.tasks() if stored else list(read_pool(config))
         told = forecast(config, ledger, tasks)

@@ -143,9 +143,9 @@ def _entry(
     final = first.state is not None and first.state not in OPEN_STATES
     if entry is None or first.state == "untested":
         return False
-    ended = first.state in ("bad_task", "direct_failed")
+    ended = first.state in ("contaminated", "bad_task", "direct_failed")
     made = direct.made.get("direct", [])
-    if entry != ATTEMPT:
+    if entry != ATTEMPT or ended:
         if not (final or direct.passed_direct or first.failed_attempt):
             found.waiting[entry] += 1
             found.paid[entry] += len(made)

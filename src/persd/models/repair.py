@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from persd.errors import UserError
 from persd.lab import blocks, family, hunks
 from persd.lab.edits import Hints, hints_of, single_edits
-from persd.records import Completion, Request, Status, Task, Test, Verdict, content_id
+from persd.records import Completion, Request, Status, Task, Test, Usage, Verdict, content_id
 from persd.sandbox import Limits, Sandbox
 from persd.verify import Job, verify
 
@@ -55,8 +55,9 @@ class RepairTeacher:
         max_seconds: float = 60.0,
         rewrites: bool = False,
     ) -> None:
-        """``rewrites``: it does not search, but gives its own solution (``prompt = "free"``). ``max_candidates`` programs are run for one repair; ``max_seconds`` of the clock is a
-        backstop far above what they take, so that timing does not change the answer."""
+        """``max_candidates`` programs are run for one repair; ``max_seconds`` of the clock is a
+        backstop far above what they take, so that timing does not change the answer.
+        ``rewrites``: it does not search, but gives its own solution (``prompt = "free"``)."""
         self._box = box
         self._max_candidates, self._max_seconds = max_candidates, max_seconds
         self._rewrites = rewrites
@@ -86,7 +87,17 @@ class RepairTeacher:
             search = _Search(self._box, request, self._max_candidates, self._max_seconds)
             found = _repair(request, search, self._rewrites)
         text = _fenced(found.code) if found.code else ""
-        return Completion(text, seconds=time.monotonic() - started, note=found.how)
+        return Completion(
+            text,
+            usage=_as_if_paid(request, text),
+            seconds=time.monotonic() - started,
+            note=found.how,
+        )
+
+
+def _as_if_paid(request: Request, text: str) -> Usage:
+    """Tokens of four bytes, so that with a price a rehearsal costs what the real thing may."""
+    return Usage(len(request.prompt.encode("utf-8", "replace")) // 4, len(text) // 4)
 
 
 def _fenced(code: str) -> str:

@@ -19,9 +19,9 @@ from persd.domains.align import Misaligned, read_header
 from persd.domains.prompts import feedback
 from persd.errors import UserError
 from persd.progress import Progress
-from persd.records import Task, Verdict
+from persd.records import Task, Test, Verdict
 from persd.sandbox import Limits, Sandbox
-from persd.tasks import load, read
+from persd.tasks import MBPP, Split, load, read
 from persd.tasks.mutants import mutants
 from persd.tasks.rows import Fault, Wrong, whole_program
 from persd.verify import Job, verify
@@ -39,26 +39,43 @@ def check_source(
     """``check`` on a source by name (both splits of MBPP) or on a task file. ``unsafe``: also
     where nothing keeps programs from the user's files.
 
-    Raises UserError for an unknown source or a file that cannot be read.
+    Raises UserError for an unknown source or a file that cannot be read or holds no task.
     """
+    progress.stage("tasks", limit)
+    with Sandbox(unsafe=unsafe) as box:
+        return check(box, items_of(source, data, limit, unsafe=unsafe), progress)
+
+
+def items_of(
+    source: str,
+    data: Path | None,
+    limit: int | None,
+    *,
+    split: Split | None = None,
+    unsafe: bool = False,
+) -> Iterator[Task | Fault]:
+    """The rows of a source by name, or of a task file; without a ``split`` of MBPP's, those of
+    train and test, each fault once. Raises UserError where there is none, as ``read`` and
+    ``load``."""
     path = None if data is None else str(data)
-    items: Iterable[Task | Fault]
     if source == "lab":
-        items = load("lab", limit=limit)
-    elif source == "mbpp":
-        test = read(source, path=path, split="test")
+        yield from load("lab", limit=limit, split=split or "train")
+        return
+    items: Iterable[Task | Fault]
+    if source in MBPP and split is None:
+        test = read(source, path=path, split="test", unsafe=unsafe)
         items = chain(
-            read(source, path=path, split="train"),
+            read(source, path=path, split="train", unsafe=unsafe),
             (item for item in test if not isinstance(item, Fault)),  # told once already
         )
     else:
-        items = read(source, path=path)
-    progress.stage("tasks", limit)
-    with Sandbox(unsafe=unsafe) as box:
-        found = check(box, islice(items, limit), progress)
-    if not found["tasks"]:
+        items = read(source, path=path, split=split or "train", unsafe=unsafe)
+    found = islice(items, limit)
+    first = next(found, None)
+    if first is None:
         raise UserError("it holds no task", where=path or source, hint="A row a task; README.md")
-    return found
+    yield first
+    yield from found
 
 
 def check(
@@ -69,7 +86,8 @@ def check(
     ``items`` are tasks and faults, or a task file. Reasons of a problem: those of a Fault,
     ``reference_fails``, ``seen_test_fails``, ``flaky``, ``constant``, ``stub_passes``,
     ``not_run``; of a warning: ``seen_test_fails`` (of an example found in a docstring),
-    ``no_reference``, ``untested``, ``slow``, ``weak_tests``.
+    ``no_reference``, ``untested``, ``left_out`` (inputs whose outcome is not known), ``slow``,
+    ``weak_tests``.
     """
     findings = _Findings()
     rows = read("jsonl", path=items) if isinstance(items, str) else items
@@ -120,37 +138,85 @@ def _again(elsewhere: Sandbox, cases: Iterator[_Case]) -> Iterator[_Case]:
     yield from waiting
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A seen test that the task's own reference does not pass."""
+
+    test: Test
+    actual: str
+    """What the reference gave, for reading; empty: nothing."""
+    reason: str
+    """Why there is no value: the error, or the verdict's status; empty: there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A task less the seen tests its reference does not pass, and what they were."""
+
+    task: Task
+    dropped: tuple[Dropped, ...] = ()
+    undecided: tuple[Test, ...] = ()
+    """Kept, for the reference could not be run on them (or there is none)."""
+
+
 def sound_seen(box: Sandbox, tasks: Iterable[Task]) -> Iterator[Task]:
-    """The tasks, less the seen tests that their own reference fails.
+    """The tasks, less the seen tests that their own reference fails (``validated``)."""
+    return (seen.task for seen in validated(box, tasks))
+
+
+def validated(box: Sandbox, tasks: Iterable[Task]) -> Iterator[Seen]:
+    """The tasks with the seen tests that their own reference passes, in flat memory, in order.
 
     31 of HumanEval's docstring test sets, as the paper's code extracts them, fail the
-    canonical solution: a seen test that the reference fails is not a test. Tasks without a
-    reference keep theirs. In flat memory, in order.
+    canonical solution: a seen test that the reference fails is not a test. Nothing but the
+    reference decides: what it could not be run on is kept, as are all tests of a task without
+    one; and where it fails one test, each is run in a process of its own.
     """
     waiting: deque[Task] = deque()
 
     def jobs() -> Iterator[Job]:
         for task in tasks:
             waiting.append(task)
-            if task.reference is not None and task.seen_tests:
-                yield Job(task.task_id, task, task.reference, "seen", REFERENCE_LIMITS)
+            if _decidable(task):
+                yield Job(task.task_id, task, task.reference or "", "seen", REFERENCE_LIMITS)
 
     for verdict in verify(box, jobs()):
-        while not (waiting[0].reference is not None and waiting[0].seen_tests):
-            yield waiting.popleft()
-        yield _less_failing(waiting.popleft(), verdict)
-    yield from waiting
+        while not _decidable(waiting[0]):
+            yield _undecided(waiting.popleft())
+        task = waiting.popleft()
+        yield Seen(task) if verdict.passed else _one_by_one(box, task)
+    yield from map(_undecided, waiting)
 
 
-def _less_failing(task: Task, verdict: Verdict) -> Task:
-    if verdict.passed:
-        return task
-    kept = tuple(
-        test
-        for test, result in zip(task.seen_tests, verdict.results, strict=False)
-        if result.status == "passed"
-    )
-    return replace(task, seen_tests=kept)
+def _decidable(task: Task) -> bool:
+    return task.reference is not None and bool(task.seen_tests)
+
+
+def _undecided(task: Task) -> Seen:
+    return Seen(task, undecided=task.seen_tests)
+
+
+def _one_by_one(box: Sandbox, task: Task) -> Seen:
+    """Each seen test decided by the reference alone, whatever the others do to its process."""
+    reference = task.reference or ""
+    jobs = [Job(t.call, task, reference, (t,), REFERENCE_LIMITS) for t in task.seen_tests]
+    kept, dropped, undecided = list[Test](), list[Dropped](), list[Test]()
+    for test, verdict in zip(task.seen_tests, verify(box, jobs), strict=True):
+        if verdict.passed or verdict.status == "not_run":
+            kept.append(test)
+        else:
+            dropped.append(_dropped(test, verdict))
+        if verdict.status == "not_run":
+            undecided.append(test)
+    return Seen(replace(task, seen_tests=tuple(kept)), tuple(dropped), tuple(undecided))
+
+
+def _dropped(test: Test, verdict: Verdict) -> Dropped:
+    result = verdict.first_failure
+    if result is not None and result.status == "failed":
+        return Dropped(test, result.actual, "")
+    said = [result.error_type, result.message] if result is not None else []
+    return Dropped(test, "", ": ".join(filter(None, said)) or verdict.reason or verdict.status)
 
 
 # ---- what is run -----------------------------------------------------------------------------
@@ -192,6 +258,9 @@ def _jobs(
             findings.warn(item.task_id, "untested", why)
         elif item.reference is None:
             findings.warn(item.task_id, "no_reference", "nothing to check its tests with")
+        if left_out := item.meta.get("left_out"):
+            first = f"{left_out[0]['call']}: {left_out[0]['reason']}"
+            findings.warn(item.task_id, "left_out", f"{len(left_out)} inputs, the first {first}")
         if case.probes:
             waiting.append(case)
             yield from (job for _, job in case.probes)

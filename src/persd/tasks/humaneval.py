@@ -46,8 +46,17 @@ def read(path: str | None) -> Iterator[Task | Fault]:
 
 
 def _task(row: Row) -> Task:
+    task, test_code = described(row), checked_test_code(row.text("test"))
+    tests = split_check(test_code, task.entry_point)
+    return replace(task, tests=tests or (), test_code=None if tests else test_code)
+
+
+def described(row: Row) -> Task:
+    """A row as a task without its hidden tests: header, reference, the docstring's examples.
+
+    Raises Wrong.
+    """
     header, entry_point = row.text("prompt"), row.text("entry_point")
-    test_code = checked_test_code(row.text("test"))
     task = Task(
         task_id=row.text("task_id"),
         instruction="",
@@ -60,13 +69,10 @@ def _task(row: Row) -> Task:
         docstring = ast.get_docstring(read_header(task).function) or ""
     except Misaligned:
         raise Wrong("bad_header", f"the prompt does not open {entry_point}") from None
-    tests = split_check(test_code, entry_point)
     return replace(
         task,
         reference=whole_program(task, row.text("canonical_solution")),
-        tests=tests or (),
         seen_tests=examples_in(docstring, entry_point),
-        test_code=None if tests else test_code,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 from persd.errors import UserError
 from persd.lab import family
@@ -42,6 +43,15 @@ def load(
         tasks[task.task_id] = task
         made[length] += 1
     return list(tasks.values())
+
+
+def in_style(task: Task, style: str) -> Task:
+    """The task with its reference in another of the family's styles: ``loop`` is the student's
+    own, ``chain`` and ``nested`` are foreign to it."""
+    chain = family.chain_of(task)
+    if chain is None:
+        return task
+    return replace(task, reference=family.program(chain, style))  # type: ignore[arg-type]
 
 
 def _shares(mix: Mapping[int, float]) -> dict[int, float]:

@@ -1,10 +1,10 @@
-"""MBPP (Austin et al. 2021): ids 601-974 train, 11-510 test, 1-974 all.
+"""MBPP (Austin et al. 2021): ids 601-974 train, 11-510 test, 511-600 validation, 1-974 all.
 
 Every problem comes with three asserts and no header. The header is the reference's ``def``
 line; the first assert is shown in the instruction (its argument types are part of the task)
 and is the seen test, the others are hidden, so that seen and hidden tests share no call. In
 ``all``, which is for judging what others have written, every assert is hidden, as in the
-benchmark.
+benchmark. Sanitized MBPP is the 427 problems that were gone over by hand, under the same ids.
 """
 
 from __future__ import annotations
@@ -18,38 +18,61 @@ from persd.records import Task, Test
 from persd.sandbox.split import as_test
 from persd.tasks import Split
 from persd.tasks.hub import hub_rows
-from persd.tasks.rows import Fault, Row, Wrong, call_fault, is_literal, read_rows, shown
+from persd.tasks.rows import (
+    Fault,
+    Row,
+    Wrong,
+    call_fault,
+    call_keys,
+    is_literal,
+    read_rows,
+    shown,
+)
 
 HUB_ID = "google-research-datasets/mbpp"
-IDS = {"train": range(601, 975), "test": range(11, 511), "all": range(1, 975)}
+IDS = {
+    "train": range(601, 975),
+    "test": range(11, 511),
+    "validation": range(511, 601),
+    "all": range(1, 975),
+}
 HUB_ALL = "train+test+validation+prompt"
 
 
-def read(path: str | None, *, split: Split = "train") -> Iterator[Task | Fault]:
-    """The tasks of a split, from a local file (None: from the Hub). Their id is the integer."""
+def read(
+    path: str | None, *, split: Split = "train", config: str = "full"
+) -> Iterator[Task | Fault]:
+    """The tasks of a split, from a local file (None: from the Hub, of whose ``config``). Their
+    id is the integer."""
     hub_split = HUB_ALL if split == "all" else split
-    rows = read_rows(path) if path is not None else hub_rows(HUB_ID, "full", hub_split)
+    rows = read_rows(path) if path is not None else hub_rows(HUB_ID, config, hub_split)
     for row in rows:
         if isinstance(row, Fault):
             yield row
             continue
         try:
-            number = _number(row)
+            number = number_of(row)
             if number in IDS[split]:
-                yield _task(row, number, show_first=split != "all")
+                yield task_of(row, number, show_first=split != "all")
         except Wrong as wrong:
             yield row.fault(wrong)
 
 
-def _number(row: Row) -> int:
+def number_of(row: Row) -> int:
+    """The integer of ``11``, ``"11"`` or ``"Mbpp/11"``. Raises Wrong for anything else."""
     found = row.fields.get("task_id")
-    text = str(found).rpartition("/")[2]
-    if isinstance(found, bool) or not text.isdecimal():
+    if found is None:
+        raise Wrong("missing_key", f'no "task_id" (the row has {row.keys})')
+    where, _, text = str(found).rpartition("/")
+    if isinstance(found, bool) or not text.isdecimal() or where.lower() not in ("", "mbpp"):
         raise Wrong("wrong_type", f'"task_id" is {shown(found)}, not MBPP\'s integer')
     return int(text)
 
 
-def _task(row: Row, number: int, *, show_first: bool) -> Task:
+def task_of(row: Row, number: int, *, show_first: bool, more: bool = False) -> Task:
+    """A row as a task; ``show_first``: its first assert is shown, and so not hidden (all are,
+    where no other would be left, unless there is ``more`` to test it by). Raises Wrong.
+    """
     text = row.text("text") if "text" in row.fields else row.text("prompt")
     code = row.text("code")
     asserts = [line.strip() for line in row.texts("test_list")]
@@ -58,8 +81,9 @@ def _task(row: Row, number: int, *, show_first: bool) -> Task:
     entry = _entry(code, asserts)
     first = _as_test(asserts[0], entry.name)
     seen = (first,) if first is not None else ()
-    hidden = [line for line in asserts[1:] if _as_test(line, entry.name) not in seen]
-    if not (show_first and seen and hidden):
+    shared = call_keys(asserts[0], {entry.name})
+    hidden = [line for line in asserts[1:] if not call_keys(line, {entry.name}) & shared]
+    if not (show_first and seen and (hidden or more)):
         seen, hidden = (), asserts
     tests = [_as_test(line, entry.name) for line in hidden]
     simple = [t for t in tests if t is not None]

@@ -10,15 +10,18 @@ import ast
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from codecs import BOM_UTF8
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from persd.domains.names import Names, clean, parse
 from persd.errors import UserError
 from persd.records import Task, Test
-from persd.sandbox.compare import NotLiteral, read_expected
+from persd.sandbox import codec
+from persd.sandbox.compare import NotLiteral, literal, read_expected
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Fault:
     """As far as it is known; empty where the row could not be read."""
     reason: str
     """``broken_json``, ``missing_key``, ``unknown_key``, ``wrong_type``, ``no_tests``,
-    ``bad_test``, ``bad_header``, ``bad_reference`` or ``duplicate_task_id``."""
+    ``bad_test``, ``bad_header``, ``bad_reference``, ``duplicate_task_id`` or
+    ``wrong_benchmark``."""
     detail: str
     where: str
     hint: str = ""
@@ -59,6 +63,11 @@ class Row:
         found = self.fields.get("task_id")
         return str(found) if isinstance(found, (str, int)) else ""
 
+    @property
+    def keys(self) -> str:
+        """The names of its fields, for a message."""
+        return ", ".join(sorted(self.fields)) or "nothing"
+
     def fault(self, wrong: Wrong) -> Fault:
         return Fault(self.task_id, wrong.reason, wrong.detail, self.where, wrong.hint)
 
@@ -67,8 +76,7 @@ class Row:
         if key not in self.fields or (self.fields[key] is None and default is not None):
             if default is not None:
                 return default
-            near = ", ".join(sorted(self.fields)) or "nothing"
-            raise Wrong("missing_key", f'no "{key}" (the row has {near})', f'Add "{key}"')
+            raise Wrong("missing_key", f'no "{key}" (the row has {self.keys})', f'Add "{key}"')
         value = self.fields[key]
         if not isinstance(value, str):
             raise Wrong("wrong_type", f'"{key}" is {shown(value)}, not text', "Put it in quotes")
@@ -83,7 +91,8 @@ class Row:
 
 
 def read_rows(path: str | Path) -> Iterator[Row | Fault]:
-    """The objects of a ``.jsonl``, ``.jsonl.gz`` or ``.json`` (one list) file, blank lines skipped.
+    """The objects of a ``.jsonl`` or ``.json`` file, gzip or not, blank lines skipped; a file
+    that opens with ``[`` is one list of them.
 
     Raises UserError where the file cannot be read; gives a Fault for a line that is no
     JSON object.
@@ -119,11 +128,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"  # a pipe cannot go back
-            if path.suffix == ".json":
-                yield 1, raw.read()
-                return
             with gzip.open(raw) if packed else raw as stream:
-                for number, line in enumerate(stream, 1):
+                first = stream.readline()
+                if path.suffix == ".json" or first.removeprefix(BOM_UTF8).lstrip()[:1] == b"[":
+                    yield 1, first + stream.read()
+                    return
+                for number, line in enumerate(chain([first], stream), 1):
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(
@@ -211,6 +221,26 @@ def call_fault(call: str, entry_point: str) -> str:
     if not isinstance(tree.func, ast.Name) or tree.func.id != entry_point:
         return f"not a call of {entry_point}"
     return ""
+
+
+def call_keys(source: str, names: Collection[str]) -> frozenset[str]:
+    """What the calls of these names in a text are made with, however it is spelt: two calls
+    with the same key pass the same arguments. None where the text does not parse."""
+    try:
+        nodes = list(ast.walk(ast.parse(source.strip())))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return frozenset()
+    calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    return frozenset(_arguments(n) for n in calls if n.func.id in names)  # type: ignore[attr-defined]
+
+
+def _arguments(call: ast.Call) -> str:
+    try:
+        values = [literal(arg) for arg in call.args]
+        named = {str(k.arg): literal(k.value) for k in call.keywords}
+        return codec.canonical(codec.dumps([values, named]))
+    except (ValueError, TypeError, RecursionError):
+        return ", ".join(map(ast.unparse, (*call.args, *call.keywords)))
 
 
 def is_literal(text: str) -> bool:

@@ -1,0 +1,1 @@
+"""``persd experiment GRID.toml``: the paper's experiments over one's own student and teacher."""

@@ -1,0 +1,478 @@
+"""Runs a grid: collections first, each once; then every arm, trained and scored in its own folder.
+
+    dir/collect/NAME   a run: attempts, repairs, and the examples of every variant
+    dir/cells/NAME     an arm: its checkpoint, its ledger of samples and verdicts, cell.json
+
+All of it is resumed: a collection goes on as a run does, a finished arm is read, an unfinished
+one asks for the samples it lacks. Arms share nothing they write to, so they may run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from persd.build import build_examples, build_rounds, train_settings, train_variant
+from persd.config import StudentTable, TeacherTable, is_served
+from persd.errors import UserError, WorkFailed
+from persd.evaluate import Exam, evaluate
+from persd.experiment.grid import Arm, Collection, Grid
+from persd.files import replacing
+from persd.ledger import FILE_NAME, Ledger
+from persd.models import checkpoint_of
+from persd.progress import QUIET, Progress
+from persd.records import Evaluation, Example, content_id, derive_seed, from_plain
+from persd.run import Run, limits_of, load_pool
+from persd.sandbox import Sandbox
+from persd.session import Session, cores
+from persd.train import TrainSettings, data_hash, train
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An arm with what the other arms decide about it."""
+
+    arm: Arm
+    examples: int = 0
+    """How many it is trained on; 0 for the untrained student."""
+    max_steps: int | None = None
+    """Optimizer steps; None: as its epochs give."""
+    usd: float | None = 0.0
+    """What its examples cost; None: a price is unknown."""
+    note: str = ""
+    """What the reader of its row has to know."""
+    skipped: str = ""
+    """Why it cannot be run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An arm, run."""
+
+    plan: Plan
+    evaluations: tuple[Evaluation, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of its training: steps, first_loss, last_loss, seconds, tokens."""
+
+
+def run_grid(
+    grid: Grid, *, workers: int = 1, unsafe: bool = False, progress: Progress = QUIET
+) -> list[Cell]:
+    """Every arm of a grid, run, in their order; what was run before is read.
+
+    ``workers``: processes side by side. Raises UserError and WorkFailed as a run does.
+    """
+    return run_grids([grid], workers=workers, unsafe=unsafe, progress=progress)[0]
+
+
+def run_grids(
+    grids: Sequence[Grid], *, workers: int = 1, unsafe: bool = False, progress: Progress = QUIET
+) -> list[list[Cell]]:
+    """As ``run_grid``, for several whose folders differ: the arms of all side by side."""
+    share = max(1, cores() // workers)
+    with Pool(workers) as pool:
+        _collect(grids, pool, unsafe, share, progress)
+        plans = [(number, p) for number, grid in enumerate(grids) for p in plan(grid)]
+        progress.stage("arms", len(plans))
+        do = partial(_run_one, grids, unsafe, share)
+        done = {(n, c.plan.arm.key): c for n, c in pool.each(do, plans, progress.step)}
+        progress.close()
+    return [[done[n, p.arm.key] for n, p in plans if n == number] for number in range(len(grids))]
+
+
+def _run_one(
+    grids: Sequence[Grid], unsafe: bool, workers: int, which: tuple[int, Plan]
+) -> tuple[int, Cell]:
+    number, planned = which
+    return number, run_cell(grids[number], planned, unsafe=unsafe, workers=workers)
+
+
+class Pool:
+    """Processes side by side; with one worker everything is done in this one."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._stack = ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def each(
+        self, do: Callable[[T], R], items: Sequence[T], step: Callable[[], None] = lambda: None
+    ) -> Iterator[R]:
+        """What ``do`` gives for each, as they are done. The first error ends it."""
+        if self._workers == 1:
+            for item in items:
+                yield do(item)
+                step()
+            return
+        if self._pool is None:
+            # spawned: a forked copy of this process would share its threads' locks
+            made = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
+            self._pool = self._stack.enter_context(made)
+        futures = [self._pool.submit(do, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+                step()
+        except BaseException:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+# ---- collections ------------------------------------------------------------------------------
+
+
+def _collect(
+    grids: Sequence[Grid], pool: Pool, unsafe: bool, workers: int, progress: Progress
+) -> None:
+    """Every collection, built into examples, group by group side by side."""
+    groups = [(grid, group) for grid in grids for group in _groups(grid)]
+    progress.stage("collections", sum(len(group) for _, group in groups))
+    for told in pool.each(partial(_collect_some, unsafe, workers), groups):
+        for line in told:
+            progress.say(line)
+            progress.step(1)
+    progress.close()
+
+
+def _groups(grid: Grid) -> list[list[Collection]]:
+    """Collections that come one after the other: those that may ask the same questions, so that
+    what one asked the others are told for nothing; all of them, where they share a purse."""
+    if any(t.budget_usd is not None for t in grid.table.teacher):
+        return [grid.collections()]
+    teaches = any(is_served(t, "teacher") for t in grid.table.teacher)
+
+    def asks(c: Collection) -> tuple[object, ...]:
+        return (c.seed,) if teaches else (c.seed, c.student)
+
+    ordered = sorted(grid.collections(), key=asks)
+    return [list(group) for _, group in groupby(ordered, key=asks)]
+
+
+def _collect_some(
+    unsafe: bool, workers: int, group: tuple[Grid, Sequence[Collection]]
+) -> list[str]:
+    grid, collections = group
+    return [collect_one(grid, c, unsafe=unsafe, workers=workers) for c in collections]
+
+
+def collect_one(grid: Grid, collection: Collection, *, unsafe: bool, workers: int) -> str:
+    """Collect and build one; says in a line what came of it."""
+    config = grid.config(collection)
+    verify = {"unsafe": unsafe, "workers": config.verify.workers or workers}
+    teachers = [
+        t if t.budget_usd is None else t.model_copy(update={"budget_usd": _left(grid, t)})
+        for t in config.teacher
+    ]
+    config = config.model_copy(
+        update={"teacher": teachers, "verify": config.verify.model_copy(update=verify)}
+    )
+    needed = [a for a in grid.arms() if grid.collection(a) == collection]
+    with Run(config) as run:
+        for path, attempts in _siblings(grid, collection):
+            run.ledger.adopt(path, attempts=attempts)
+        load_pool(run)
+        student = config.student.model
+        for number in range(1, collection.rounds + 1):
+            _collect_round(run, number, student)
+            if number < collection.rounds:
+                examples = build_examples(run, collection.promote, number)
+                promoted = train_variant(run, collection.promote, number, examples)
+                if promoted is None:
+                    raise WorkFailed(
+                        f"{collection.name}: round {number} gave no example of "
+                        f"{collection.promote}, so there is no student for the next"
+                    )
+                student = promoted.path
+        for variant in sorted({v for a in needed for v in a.variants}):
+            rounds = sorted({r for a in needed if variant in a.variants for r in a.rounds})
+            build_rounds(run.ledger, lambda: run.box, variant, rounds, limits=run.limits)
+        states = _states(run)
+    return f"{collection.name}: {states}"
+
+
+def _collect_round(run: Run, number: int, student: str) -> None:
+    from persd.loop import collect
+
+    collect(run, number, student)
+    found = run.ledger.states(number).values()
+    silent = [s.detail for s in found if s.state in ("unavailable", "not_run")]
+    if silent:
+        raise WorkFailed(
+            f"{run.dir}: {len(silent)} tasks got no answer (the first: {silent[0]}); "
+            "run it again to ask once more"
+        )
+
+
+def _states(run: Run) -> str:
+    rounds = []
+    for number in run.ledger.rounds():
+        states = [s.state for s in run.ledger.states(number).values()]
+        counts = {s: states.count(s) for s in dict.fromkeys(states)}
+        rounds.append(", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items()))
+    return "; round 2: ".join(rounds)
+
+
+def _left(grid: Grid, teacher: TeacherTable) -> float:
+    """What the other collections have left of a teacher's cap. The cap is the experiment's: a
+    collection's own share of it is known to its own ledger."""
+    spent = 0.0
+    for other in grid.collections():
+        path = Path(grid.config(other).run.dir)
+        if (path / FILE_NAME).is_file():
+            with Ledger(path, read_only=True) as ledger:
+                spent += ledger.spent(role="teacher", model=teacher.model)
+    return max(0.0, (teacher.budget_usd or 0.0) - spent)
+
+
+def _siblings(grid: Grid, collection: Collection) -> list[tuple[Path, bool]]:
+    """Ledgers of the grid's other collections of a seed, as far as they are there, and whether
+    the same student attempts."""
+    others = [c for c in grid.collections() if c.seed == collection.seed and c != collection]
+    found = [
+        (Path(grid.config(c).run.dir) / FILE_NAME, c.student == collection.student) for c in others
+    ]
+    return [(path, same) for path, same in found if path.is_file()]
+
+
+# ---- what the arms decide about each other ----------------------------------------------------
+
+
+def plan(grid: Grid) -> list[Plan]:
+    """Every arm with its number of examples and steps, from the collections' ledgers."""
+    stock = _Stock(grid)
+    plans = [stock.plan(arm) for arm in grid.arms()]
+    return [stock.with_steps(p, plans) for p in plans]
+
+
+class _Stock:
+    """What there is to train on, and what it cost."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._counts: dict[tuple[Any, ...], int] = {}
+
+    def all_of(self, arm: Arm) -> int:
+        """Examples of an arm's sets, before any are left out."""
+        source = self.grid.collection(arm)
+        key = (source, arm.variants, arm.rounds)
+        if key not in self._counts:
+            self._counts[key] = len(examples_of(self.grid, arm))
+        return self._counts[key]
+
+    def plan(self, arm: Arm) -> Plan:
+        if not arm.variants:
+            return Plan(arm)
+        there = self.all_of(arm)
+        if not there:
+            return Plan(arm, skipped="its sets hold no example")
+        each = self._usd(arm)
+        each = None if each is None else each / there
+        wanted, note = self._wanted(arm, there, each)
+        if isinstance(wanted, str):
+            return Plan(arm, skipped=wanted)
+        if wanted > there:
+            wanted, note = there, f"only {there} there"
+        return Plan(arm, wanted, usd=None if each is None else each * wanted, note=note)
+
+    def _wanted(self, arm: Arm, there: int, each: float | None) -> tuple[int | str, str]:
+        """How many examples an arm is to have, or why that cannot be said; and a note."""
+        if arm.match is None or arm.match[0] == "steps":
+            size = 1.0 if arm.size is None else arm.size
+            return (size if isinstance(size, int) else max(1, round(size * there))), ""
+        other = self.grid.reference(arm)
+        assert other is not None, "the grid was checked"
+        model = self.plan(other)
+        if arm.match[0] == "size":
+            return model.examples, ""
+        if not each or model.usd is None:
+            why = "its own examples cost nothing" if each == 0 else "a price is unknown"
+            return f"cannot be matched in money: {why}", ""
+        return max(1, math.floor(model.usd / each)), f"for {model.usd:.4f} USD"
+
+    def _usd(self, arm: Arm) -> float | None:
+        """What the whole of an arm's sets cost: StanD direct answers alone, the others the
+        direct answers and the repairs that say which tasks the student could not do."""
+        source = self.grid.collection(arm)
+        assert source is not None
+        purposes = ["direct"] if set(arm.variants) == {"stand"} else ["direct", "refinement"]
+        marks = ",".join("?" * len(purposes))
+        sql = (
+            "SELECT COUNT(*) AS n, COUNT(json_extract(completion, '$.usd')) AS known, "
+            "TOTAL(json_extract(completion, '$.usd')) AS usd FROM calls "
+            f"WHERE role = 'teacher' AND round <= ? AND purpose IN ({marks})"
+        )
+        with Ledger(self.grid.config(source).run.dir, read_only=True) as ledger:
+            row = ledger.query(sql, (max(arm.rounds), *purposes))[0]
+        return float(row["usd"]) if row["known"] == row["n"] else None
+
+    def with_steps(self, planned: Plan, plans: Sequence[Plan]) -> Plan:
+        arm = planned.arm
+        if not planned.examples:
+            return planned
+        if arm.match and arm.match[0] == "steps":
+            other = self.grid.reference(arm)
+            (model,) = [p for p in plans if p.arm == other]
+            return replace(planned, max_steps=self.steps(model))
+        if arm.equal == "steps":
+            beside = (p for p in plans if (p.arm.student, p.arm.seed) == (arm.student, arm.seed))
+            return replace(planned, max_steps=max(self.steps(p) for p in beside))
+        return planned
+
+    def steps(self, planned: Plan) -> int:
+        """Optimizer steps by the epochs of an arm's own [train]."""
+        return steps_of(planned.examples, train_settings(self.grid.train(planned.arm), 0))
+
+
+def steps_of(examples: int, settings: TrainSettings) -> int:
+    """Optimizer steps of a fine-tune: ``max_steps``, or as the epochs give."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    return math.ceil(math.ceil(examples / settings.batch_size) * settings.epochs)
+
+
+def examples_of(grid: Grid, arm: Arm) -> list[Example]:
+    """All examples of an arm's sets, from the collection's ledger alone."""
+    source = grid.collection(arm)
+    if source is None:
+        return []
+    kept: dict[tuple[str, str, str], Example] = {}
+    config = grid.config(source)
+    with Ledger(config.run.dir, read_only=True) as ledger:
+        for variant in arm.variants:
+            found, _ = build_rounds(
+                ledger,
+                partial(_not_built, config.run.dir),
+                variant,
+                arm.rounds,
+                limits=limits_of(config),
+            )
+            for e in found:
+                kept.setdefault((e.task_id, e.prompt, e.completion), e)
+    return list(kept.values())
+
+
+def _not_built(folder: str) -> Sandbox:
+    raise WorkFailed(f"{folder} was changed since its examples were built: run it again")
+
+
+def drawn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """``count`` of the examples by chance, in their order; a smaller draw is part of a larger."""
+    by_chance = sorted(examples, key=lambda e: derive_seed(seed, "subset", e.example_id))
+    chosen = {e.example_id for e in by_chance[:count]}
+    return [e for e in examples if e.example_id in chosen]
+
+
+# ---- one arm ----------------------------------------------------------------------------------
+
+
+def run_cell(grid: Grid, planned: Plan, *, unsafe: bool = False, workers: int = 1) -> Cell:
+    """Train and score one arm in its folder; read what was done before."""
+    if planned.skipped:
+        return Cell(planned)
+    arm, folder = planned.arm, cell_folder(grid, planned.arm)
+    student = grid.student(arm.student)
+    examples = drawn(examples_of(grid, arm), planned.examples, arm.seed)
+    settings = train_settings(grid.train(arm), arm.seed)
+    if planned.max_steps is not None:
+        settings = replace(settings, max_steps=planned.max_steps)
+    inputs = _inputs(grid, planned, examples, settings)
+    stored = _stored(folder, inputs)
+    if stored is not None:
+        return replace(stored, plan=planned)
+    model, metrics = student.model, dict[str, float]()
+    if arm.variants:
+        model, metrics = _trained(folder, student, examples, settings)
+    verify = grid.table.verify
+    verify = verify.model_copy(update={"unsafe": unsafe, "workers": verify.workers or workers})
+    found: list[Evaluation] = []
+    with Session(folder, seed=arm.seed, student=student, verify=verify) as session:
+        found = list(_scores(grid, arm, session, model))
+    cell = Cell(planned, tuple(found), metrics)
+    _write(folder / "cell.json", {**asdict(cell), "inputs": inputs})
+    return cell
+
+
+def _scores(grid: Grid, arm: Arm, session: Session, model: str) -> Iterable[Evaluation]:
+    from persd.benchmarks import held_out
+
+    table = grid.table.evaluate
+    for benchmark in table.benchmarks:
+        exam = Exam(session, benchmark, held_out(session, benchmark, table), table, arm.feedback)
+        yield from evaluate(exam, model, name=arm.name)
+
+
+def cell_folder(grid: Grid, arm: Arm) -> Path:
+    """The folder of an arm: its name where a person looks for it, its key where it is unlike."""
+    name = re.sub(r"[^a-z0-9.]+", "-", arm.name.lower()).strip("-")[:60]
+    return grid.dir / "cells" / f"{arm.student}-{name}-seed{arm.seed}-{arm.key[:8]}"
+
+
+def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: TrainSettings) -> str:
+    """All that a cell's figures follow from: the same, the same figures."""
+    student, table = grid.student(planned.arm.student), grid.table
+    base = data_hash(
+        checkpoint_of(student.model), examples, settings, api=student.api or "completions"
+    )
+    evaluated = table.evaluate.model_dump(mode="json")
+    verify = table.verify.model_dump(mode="json", exclude={"workers", "unsafe"})
+    sampled = student.model_dump(mode="json", include={"api", "temperature", "top_p"})
+    return content_id(base, evaluated, verify, sampled, planned.arm.feedback, planned.arm.seed)
+
+
+def _stored(folder: Path, inputs: str) -> Cell | None:
+    try:
+        told = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        if told.get("inputs") != inputs:
+            return None
+        found = tuple(from_plain(Evaluation, e) for e in told["evaluations"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none yet, or not ours: it is made again
+    return Cell(Plan(Arm("", "", 0)), found, told["metrics"])
+
+
+def _trained(
+    folder: Path, student: StudentTable, examples: Sequence[Example], settings: TrainSettings
+) -> tuple[str, dict[str, float]]:
+    """The checkpoint of an arm, trained unless it is there, and what its training says."""
+    out, api = folder / "checkpoint", student.api or "completions"
+    base = checkpoint_of(student.model)
+    try:
+        told = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        if told["data_hash"] == data_hash(base, examples, settings, api=api):
+            return str(out), dict(told["metrics"])
+    except (OSError, ValueError, KeyError):
+        pass
+    return str(out), train(base, examples, out, settings, api=api)
+
+
+def _write(path: Path, plain: Mapping[str, Any]) -> None:
+    with replacing(path, "a finished arm", folder=True) as unfinished:
+        unfinished.write_text(json.dumps(plain, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def need_benchmarks(grid: Grid) -> None:
+    """Raises UserError for a grid that scores nothing."""
+    if not grid.table.evaluate.benchmarks:
+        raise UserError(
+            "evaluate.benchmarks is empty, so the experiment would have no figures",
+            hint='Give [evaluate] benchmarks = ["humaneval", "mbpp"]',
+        )

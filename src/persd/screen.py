@@ -1,0 +1,77 @@
+"""What a run is evaluated on is kept out of what it trains on.
+
+Tasks that are a benchmark's task again (``persd.overlap``) end as ``contaminated`` before the
+student or a teacher is asked about them. Held against are the benchmarks that the config names
+when a task is collected; what a benchmark named later overlaps is for ``overlap_report`` to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from persd.errors import UserError
+from persd.overlap import Match, Overlap
+from persd.records import Task
+from persd.run import Case, Run
+
+
+def screen(run: Run, tasks: Iterable[Task], round: int) -> Iterable[Task]:
+    """The tasks that overlap no benchmark of the config; ends the others ``contaminated``.
+
+    Streams, and may be read as often as ``tasks`` may. Where there is nothing to hold against
+    one another no benchmark is read. Raises UserError where a benchmark cannot be read.
+    """
+    names = against(run)
+    if not names or not run.ledger.count_unfinished(round):
+        return tasks
+    # read before any task is: reading them runs their seen tests in the box that judges tasks
+    return Screened(run, tasks, round, Overlap({name: _read(run, name) for name in names}))
+
+
+def against(run: Run) -> list[str]:
+    """The benchmarks that the run's tasks are held against."""
+    if not run.config.tasks.decontaminate:
+        return []
+    from persd.benchmarks import unlike_pool
+
+    return unlike_pool(run.config)
+
+
+def _read(run: Run, name: str) -> list[Task]:
+    """A benchmark's tasks."""
+    from persd.benchmarks import held_out
+
+    try:
+        return held_out(run, name, run.config.evaluate)
+    except UserError as error:
+        raise UserError(
+            f"the tasks cannot be held against {name}: {error.what}",
+            where=error.where,
+            hint=f'set evaluate.data = {{ "{name}" = "FILE" }}, or tasks.decontaminate = false',
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """The tasks of a stream that overlap no benchmark."""
+
+    run: Run
+    tasks: Iterable[Task]
+    round: int
+    overlap: Overlap
+
+    def __iter__(self) -> Iterator[Task]:
+        for task in self.tasks:
+            matches = self.overlap.matches(task)
+            if matches:
+                self.run.end(Case(task), self.round, "contaminated", in_words(matches))
+            else:
+                yield task
+
+
+def in_words(matches: list[Match]) -> str:
+    """The most alike of them, and how many there are."""
+    first, more = matches[0], len(matches) - 1
+    words = f"{first.benchmark} {first.task_id}: {first.measure} {first.alike:.2f} alike"
+    return f"{words} ({first.shared})" + (f", and {more} more" if more else "")
