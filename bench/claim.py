@@ -33,7 +33,7 @@ from persd.models import EMBEDDED_STUDENT
 from persd.outcomes import Counts, counts
 from persd.progress import Progress, progress_for
 from persd.records import VARIANTS
-from persd.scores import Score, difference_over_seeds, over_seeds
+from persd.scores import Score, difference_over_seeds, leaves_out_zero, over_seeds
 
 #: A row of the table: the variant, and whether its direct answers are in the student's own style.
 Row = tuple[str, bool]
@@ -315,8 +315,9 @@ def compared(cells: Cells, claim: Claim, equal: str) -> Score:
 
 
 def verdict(found: Score) -> str:
-    low, high = found.interval
-    return "supported" if low > 0 else "contradicted" if high < 0 else "undecided"
+    if not leaves_out_zero(found.interval):
+        return "undecided"
+    return "supported" if found.value > 0 else "contradicted"
 
 
 def label(row: Row) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 from persd.ledger import Ledger
+from persd.outcomes import counts
 from persd.records import (
     Call,
     Checkpoint,
@@ -29,6 +31,7 @@ from persd.records import (
     Usage,
     Verdict,
 )
+from persd.scores import score
 
 HOSTILE = "</pre></script><img src=http://x/ onerror=alert(1)>{{ 7*7 }}\x1b[31m\ud800\u202e[bold]"
 ATTEMPT = "def f(x):\n    y = x + 1\n    return y\n"
@@ -169,6 +172,62 @@ def fill(ledger: Ledger, *, source: str = "jsonl") -> None:
     left_out = Rejected("persd", "t1", 1, "task", "undefined_names", HOSTILE)
     ledger.add_build("b1", [example, replace(example, example_id="e2", task_id="t2")], [left_out])
     ledger.add_build("b2", [], [])
+
+
+Outcomes = Mapping[str, Mapping[str, int]]
+
+
+def an_exam(model: str, step: int, outcomes: Outcomes, **changes: Any) -> Evaluation:
+    """An evaluation of those outcomes by task, its scores computed from them."""
+    bare = Evaluation(
+        evaluation_id=f"{model}-{step}-{changes.get('control', '')}",
+        model=model,
+        round=0 if model == "base" else 1,
+        benchmark="exam",
+        step=step,
+        tasks=len(outcomes),
+        samples=max(sum(o.values()) for o in outcomes.values()),
+        pass_at_k={},
+        interval={},
+        calls=60,
+        outcomes=outcomes,
+    )
+    found = {str(k): score(counts(bare), k, bare.tasks) for k in (1, 5)}
+    told = {k: s for k, s in found.items() if s is not None}
+    scores = {k: s.value for k, s in told.items()}
+    return replace(
+        bare, pass_at_k=scores, interval={k: s.interval for k, s in told.items()}, **changes
+    )
+
+
+def some_outcomes(passed: int, *, odd: int = 1, cut: int = 0, not_run: int = 0) -> Outcomes:
+    """20 tasks of 10 samples, of which ``passed`` pass on every other task; no ``odd`` errors,
+    no truncated and no unrun ones on the last."""
+    tasks: dict[str, Mapping[str, int]] = {}
+    for n in range(20):
+        passing = passed if n % 2 else 0
+        wrong = {"AssertionError": 10 - passing - odd, f"Odd{HOSTILE}": odd, "passed": passing}
+        tasks[f"x{n}"] = {name: count for name, count in wrong.items() if count}
+    tasks["x0"] = {"NameError": 10 - cut - not_run, "truncated": cut, "not_run": not_run}
+    return tasks
+
+
+def fill_scores(ledger: Ledger) -> None:
+    """Scores with their outcomes: a student that gets better for certain though it loses a task,
+    one that does not, later steps with their controls, samples cut and not run."""
+    better = some_outcomes(8, odd=0)
+    wrong, right = {"AssertionError": 10}, {"AssertionError": 9, "passed": 1}
+    better = {**better, "x1": wrong, "x2": right, "x4": right}
+    for found in (
+        an_exam("base", 1, some_outcomes(2)),
+        an_exam("base", 2, some_outcomes(3)),
+        an_exam("base", 2, some_outcomes(3), control="resample", calls=61),
+        an_exam("persd", 1, better),
+        an_exam("persd", 2, some_outcomes(9, odd=1)),
+        an_exam("persd", 2, some_outcomes(5), control="resample", calls=62),
+        an_exam("persd-combined", 1, some_outcomes(2, cut=6, not_run=3)),
+    ):
+        ledger.add_evaluation(found)
 
 
 def served(

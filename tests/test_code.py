@@ -11,8 +11,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from conftest import make_task
 from persd.domains import code as domain
-from persd.domains.code import Misaligned, label, parse_reply, task_prompt, undefined_names
+from persd.domains.code import (
+    Misaligned,
+    label,
+    parse_reply,
+    refine_prompt,
+    task_prompt,
+    teacher_refine,
+    teacher_retry,
+    undefined_names,
+)
 from persd.records import Status, Task, TestResult, Verdict
 
 HEADER_WITH_DOCSTRING = '''from typing import List
@@ -150,6 +160,33 @@ def test_long_values_are_shortened_and_say_so() -> None:
 
 
 # ---- the teacher's chats -----------------------------------------------------------------------
+
+
+def test_without_feedback_nobody_is_told_what_the_judge_said() -> None:
+    task = make_task()
+    told = refine_prompt(task, "def add(a, b):\n    return a\n", "ERROR: NameError: x")
+    bare = refine_prompt(task, "def add(a, b):\n    return a\n", "")
+    assert "ERROR" in told
+    assert bare == told.replace("ERROR: NameError: x\n\n", "")
+    messages = teacher_refine(task, "def add(a, b): ...", "", None)
+    assert "does not pass" in messages[-1].content
+    assert "with this result" not in messages[-1].content
+    assert teacher_retry(messages, "reply", "")[-1].content.startswith(
+        "That repair was executed and does not pass.\n"
+    )
+
+
+def test_a_teacher_that_is_free_is_not_told_to_stay_close() -> None:
+    task = make_task()
+    for direct in (None, "def add(a, b):\n    return a + b\n"):
+        close = teacher_refine(task, "def add(a, b): ...", "ERROR: E", direct)
+        free = teacher_refine(task, "def add(a, b): ...", "ERROR: E", direct, close=False)
+        said = "\n".join(m.content for m in free)
+        assert "stay closest" in close[0].content
+        assert "closest" not in said
+        assert "as little" not in said
+        assert "ERROR: E" in free[-1].content
+        assert len(free) == len(close)
 
 
 def test_teacher_sees_its_own_answer_as_its_earlier_turn() -> None:

@@ -533,6 +533,45 @@ def make_old(run: Path) -> None:
         db.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
 
 
+def test_evaluations_of_schema_2_are_read_as_what_they_were(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    old = Evaluation("e", "base", 0, "lab", 1, 4, 2, {"1": 0.5}, {"1": (0.2, 0.8)})
+    with Ledger(run) as ledger:
+        ledger.add_evaluation(old)
+    with closing(sqlite3.connect(run / "ledger.sqlite")) as db, db:
+        for column in ("control", "calls", "outcomes"):
+            db.execute(f"ALTER TABLE evaluations DROP COLUMN {column}")
+        db.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+    with Ledger(run) as ledger:
+        assert ledger.evaluations() == [old]
+
+
+# -- what another ledger was told ---------------------------------------------------------------
+
+
+def test_answers_are_adopted_as_paid_for_elsewhere(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "one") as one:
+        told: dict[str, dict[str, Any]] = {
+            "direct": {"purpose": "direct", "round": 0},
+            "attempt": {"role": "student", "purpose": "attempt", "round": 1},
+            "later": {"role": "student", "purpose": "attempt", "round": 2},
+            "repair": {"purpose": "refinement"},
+        }
+        calls = {name: replace(make_call(name), **facts) for name, facts in told.items()}
+        one.add_calls(list(calls.values()))
+        assert one.spent() > 0
+    with Ledger(tmp_path / "two") as two:
+        for _ in range(2):
+            two.adopt(tmp_path / "one" / "ledger.sqlite", attempts=False)
+        assert two.completion("direct") == calls["direct"].completion
+        assert two.completion("attempt") is None
+        two.adopt(tmp_path / "one" / "ledger.sqlite", attempts=True)
+        assert two.completion("attempt") == calls["attempt"].completion
+        assert two.completion("later") is None
+        assert two.completion("repair") is None
+        assert two.spent() == 0.0
+
+
 def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path) -> None:
     run = tmp_path / "run"
     make_old(run)

@@ -60,7 +60,7 @@ def test_a_reply_cut_within_its_program_is_truncated(text: str) -> None:
         "    return a - b\n\n\nprint(add(1, 2))\nprint(add(",  # the program is whole before it
         "    return a - b\n\n\ndef other(x):\n    return x\n\n\ndef third(x):\n    ret",
         "```python\ndef add(a, b):\n    return a - b\n```\nThis adds the two numbers, since",
-        "    return a b c\n    x = 1\n    y = 2\n    z = 3\n    w = 4\n",  # wrong long before the cut
+        "    return a b c\n    x = 1\n    y = 2\n    z = 3\n    w = 4\n",  # wrong from the start
     ],
 )
 def test_a_whole_program_that_fails_is_wrong_however_the_reply_ends(text: str) -> None:

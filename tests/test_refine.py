@@ -10,9 +10,11 @@ import pytest
 
 from conftest import make_task
 from persd import session as session_module
+from persd.build import task_records
 from persd.config import Config
 from persd.direct import AFRESH
 from persd.domains.code import teacher_direct
+from persd.ledger import Ledger
 from persd.loop import collect
 from persd.models import ModelUnavailable
 from persd.models.scripted import ScriptedModel
@@ -227,6 +229,27 @@ def test_the_constant_part_of_all_questions_comes_first(
     (repair,) = [r for r in script.requests if r.purpose == "refinement"]
     direct = teacher_direct(make_task())
     assert repair.messages[: len(direct)] == direct
+
+
+@pytest.mark.parametrize("prompt", ["close", "free", "blind"])
+@pytest.mark.parametrize("tells", [True, False])
+def test_the_teacher_is_shown_what_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, tells: bool
+) -> None:
+    script = replying(monkeypatch, {"scripted:teacher": [CHAT_WRONG, CHAT_RIGHT]})
+    plain = make_config(tmp_path, prompt=prompt).model_dump()
+    plain["run"]["feedback"] = tells
+    config = Config.model_validate(plain)
+    assert go(config, [make_task()])["add"].state == "refined"
+    repairs = [r for r in script.requests if r.purpose == "refinement"]
+    said = "\n".join(m.content for m in repairs[-1].messages)
+    assert ("EXPECTED" in said) == tells
+    assert all((r.verdict is not None) == tells for r in repairs)
+    assert ("closest" in said) == (prompt != "free")
+    assert ("return a + b" in said) == (prompt != "blind")
+    with Ledger(config.run.dir, read_only=True) as ledger:
+        (record,) = task_records(ledger, 1)
+    assert bool(record.feedback) == tells
 
 
 def test_a_cap_sends_nothing_on_to_a_dearer_teacher(

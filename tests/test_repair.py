@@ -146,6 +146,25 @@ def test_it_says_so_when_it_rewrote_or_gave_up(box: Sandbox, teacher: RepairTeac
     assert answer.note == "rewrote: no code to repair"
 
 
+def test_not_asked_to_stay_close_it_gives_its_own_solution(box: Sandbox) -> None:
+    free = RepairTeacher(box, rewrites=True)
+    answer = free.complete([ask(box, MAXIMUM, RIGHT.replace(">", "<"))])[0]
+    assert answer.note == "rewrote: not asked to stay close"
+    assert code_of(MAXIMUM, answer) == MAXIMUM.reference
+    assert free.identity != RepairTeacher(box).identity
+
+
+def test_without_feedback_it_searches_by_the_seen_tests_alone(
+    box: Sandbox, teacher: RepairTeacher
+) -> None:
+    request = ask(box, MAXIMUM, RIGHT.replace(">", "<"))
+    assert request.verdict is not None
+    told = known_tests(request)
+    blind = known_tests(replace(request, verdict=None))
+    assert blind == MAXIMUM.seen_tests
+    assert set(told) > set(blind)
+
+
 def test_without_a_solution_an_edit_is_still_found(box: Sandbox, teacher: RepairTeacher) -> None:
     unknown = replace(MAXIMUM, reference=None)
     answer = teacher.complete([ask(box, unknown, RIGHT.replace(">", "<"))])[0]

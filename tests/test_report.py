@@ -18,9 +18,9 @@ from persd import report
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.records import STATES
-from persd.report import cases, sets, summary, tables, teacher, view
+from persd.report import cases, compared, plots, sets, summary, tables, teacher, view
 from persd.report.results import results
-from report_run import HOSTILE, Page, a_call, a_task, fill
+from report_run import HOSTILE, Page, a_call, a_task, an_exam, fill, fill_scores
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,33 @@ def ledger(run: Path) -> Iterator[Ledger]:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Page:
     return Page(report.write(run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def scored_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the outcomes of its samples, controls and samples part of no score."""
+    folder = tmp_path_factory.mktemp("report") / "scored"
+    with Ledger(folder) as ledger:
+        fill(ledger)
+        fill_scores(ledger)
+    return folder
+
+
+@pytest.fixture
+def scored(scored_run: Path) -> Iterator[Ledger]:
+    with Ledger(scored_run, read_only=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def scored_page(scored_run: Path) -> Page:
+    return Page(report.write(scored_run).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=["page", "scored_page"])
+def any_page(request: pytest.FixtureRequest) -> Page:
+    found: Page = request.getfixturevalue(request.param)
+    return found
 
 
 # -- what is counted --------------------------------------------------------------------------
@@ -150,40 +177,43 @@ def test_the_choice_of_attempts_is_spread_over_the_states(ledger: Ledger) -> Non
 # -- the page ---------------------------------------------------------------------------------
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(page: Page) -> None:
-    assert page.open == []
-    names = {tag for tag, _ in page.tags}
+def test_the_page_is_well_formed_and_needs_nothing_else(any_page: Page) -> None:
+    assert any_page.open == []
+    names = {tag for tag, _ in any_page.tags}
     assert not names & {"script", "img", "link", "iframe", "object", "embed", "form", "base"}
-    for _, attrs in page.tags:
+    for _, attrs in any_page.tags:
         assert not {"src", "srcset", "action", "data", "xlink:href"} & set(attrs)
         assert not [a for a in attrs if a.startswith("on")]
         assert (attrs.get("href") or "#").startswith("#")
-    style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL)
+    style = re.search(r"<style>(.*?)</style>", any_page.source, re.DOTALL)
     assert style is not None
     assert "@import" not in style[1]
     assert set(re.findall(r"url\([^)]*\)", style[1])) <= {"url(#hatch)"}
 
 
-def test_links_within_the_page_lead_somewhere(page: Page) -> None:
-    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+def test_links_within_the_page_lead_somewhere(any_page: Page) -> None:
+    ids = [attrs["id"] for _, attrs in any_page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    links = {a["href"] for t, a in page.tags if t == "a"}
+    links = {a["href"] for t, a in any_page.tags if t == "a"}
     assert links
     assert links <= {f"#{i}" for i in ids}
 
 
-def test_every_table_has_a_caption_and_headers(page: Page) -> None:
-    opened = [tag for tag, _ in page.tags]
+def test_every_table_has_a_caption_and_headers(any_page: Page) -> None:
+    opened = [tag for tag, _ in any_page.tags]
     assert opened.count("table") == opened.count("caption") > 8
-    headers = [attrs for tag, attrs in page.tags if tag == "th"]
+    headers = [attrs for tag, attrs in any_page.tags if tag == "th"]
     assert all(attrs.get("scope") in ("row", "col") for attrs in headers)
 
 
-def test_hostile_text_is_shown_and_not_obeyed(page: Page) -> None:
-    assert "<img src=http://x/ onerror=alert(1)>{{ 7*7 }}\\x1b[31m\\ud800\\u202e[bold]" in page.text
-    assert not set(page.source) & {"\x1b", "\u202e", "\x00"}
-    assert "secret" not in page.source
-    page.source.encode("utf-8")
+def test_hostile_text_is_shown_and_not_obeyed(any_page: Page) -> None:
+    assert (
+        "<img src=http://x/ onerror=alert(1)>{{ 7*7 }}\\x1b[31m\\ud800\\u202e[bold]"
+        in any_page.text
+    )
+    assert not set(any_page.source) & {"\x1b", "\u202e", "\x00"}
+    assert "secret" not in any_page.source
+    any_page.source.encode("utf-8")
 
 
 def test_the_page_shows_the_numbers_of_the_summary(page: Page, ledger: Ledger) -> None:
@@ -288,6 +318,208 @@ def test_error_types_of_the_release_stand_beside_those_found(tmp_path: Path) -> 
     ]
 
 
+# -- what scores are compared to --------------------------------------------------------------
+
+
+def exams(ledger: Ledger) -> list[dict[str, Any]]:
+    """The rows of the results that have outcomes."""
+    return [r for r in results(ledger) if r["benchmark"] == "exam"]
+
+
+def in_percent(scores: dict[str, Any], k: str) -> str:
+    low, high = (f"{100 * x:.1f}" for x in scores["interval"][k])
+    return f"{100 * scores['pass@k'][k]:.1f}|{low}–{high}"
+
+
+def in_points(found: dict[str, Any]) -> str:
+    value, low, high = (
+        f"{100 * x:+.1f}" if round(100 * x, 1) else "0.0"
+        for x in (found["value"], *found["interval"])
+    )
+    return f"{value}|{low} to {high}{', clear' * found['clear']}"
+
+
+def test_a_later_step_has_its_control_below_it_in_the_table(
+    scored: Ledger, scored_page: Page
+) -> None:
+    head, *rows = scored_page.table("exam pass@k")
+    assert head[:5] == ["Model", "Step", "Trained on", "pass@1", "pass@5"]
+    expected = []
+    for row in exams(scored):
+        trained = "unknown" if row["examples"] is None else str(row["examples"])
+        scores = [in_percent(row, k) for k in ("1", "5")]
+        expected.append([row["model"], str(row["step"]), trained, *scores, str(row["calls"])])
+        if control := row.get("resample"):
+            scores = [in_percent(control, k) for k in ("1", "5")]
+            expected.append(["resample", str(row["step"]), "", *scores, str(control["calls"])])
+    assert [[*r[:5], r[6]] for r in rows] == expected
+    assert [r[0] for r in rows].count("resample") == 2
+
+
+@pytest.mark.parametrize(
+    ("caption", "key", "models"),
+    [
+        ("exam, less the untrained student", "less_base", ["persd", "persd", "persd-combined"]),
+        ("exam, less resample", "less_resample", ["base", "persd"]),
+    ],
+)
+def test_differences_stand_with_their_intervals_and_tasks(
+    scored: Ledger, scored_page: Page, caption: str, key: str, models: list[str]
+) -> None:
+    head, *rows = scored_page.table(caption)
+    assert head == ["Model", "Step", "pass@1", "pass@5", "Newly solved", "Newly lost"]
+    found = [r for r in exams(scored) if key in r]
+    assert [r["model"] for r in found] == models
+    for row, mine in zip(rows, found, strict=True):
+        by_k = mine[key]
+        assert row[:2] == [mine["model"], str(mine["step"])]
+        assert row[2:4] == [in_points(by_k["1"]), in_points(by_k["5"])]
+        assert row[4:] == [str(by_k["1"][n]) for n in ("newly_solved", "newly_lost")]
+    assert any("clear" in row[2] for row in rows)
+
+
+def test_pictures_of_differences_say_in_words_what_is_clear(
+    scored: Ledger, scored_page: Page
+) -> None:
+    labels = [a.get("aria-label") or "" for t, a in scored_page.tags if t == "figure"]
+    told = next(one for one in labels if one.startswith("pass@1 less the untrained student"))
+    certain, uncertain = exams(scored)[2], exams(scored)[4]
+    value = f"{100 * certain['less_base']['1']['value']:+.1f}"
+    assert f"persd, step 1 {value}, clear;" in told
+    assert not uncertain["less_base"]["1"]["clear"]
+    assert "persd-combined, step 1 0.0. The table" in told
+    assert sum(one.startswith("pass@5 less resample") for one in labels) == 1
+    shown = [a["class"] or "" for t, a in scored_page.tags if t == "circle"]
+    assert any(c.startswith("dot open") for c in shown)
+
+
+def test_controls_have_a_mark_of_their_own_in_the_pictures_of_scores(
+    scored: Ledger, scored_page: Page
+) -> None:
+    classes = [a.get("class") or "" for t, a in scored_page.tags if t == "svg"]
+    assert sum(c.startswith("at control") for c in classes if c) == 1 + 4  # legend; 2 rows, 2 ks
+    labels = [a.get("aria-label") or "" for t, a in scored_page.tags if t == "figure"]
+    told = []
+    for row in exams(scored):
+        told.append(f"{row['model']}, step {row['step']} {100 * row['pass@k']['1']:.1f}")
+        if control := row.get("resample"):
+            told.append(f"resample {100 * control['pass@k']['1']:.1f}")
+    assert any(", ".join(told) in one for one in labels)
+
+
+def on_the_axis(value: float, ticks: list[dict[str, str]]) -> float:
+    """Where a fraction belongs, in percent of the width, by the first and the last tick."""
+    first, last = (float(t["text"]) / 100 for t in (ticks[0], ticks[-1]))
+    return 100 * (value - first) / (last - first)
+
+
+def test_marks_and_whiskers_are_where_the_axis_says(scored: Ledger) -> None:
+    rows = exams(scored)
+    (shown,) = plots.benchmarks(rows)
+    scores = [s for r in rows for s in (r, r.get("resample")) if s]
+    places: list[tuple[dict[str, Any], float, list[float], list[dict[str, str]]]] = []
+    for panel in shown["panels"]:
+        k = panel["k"]
+        for dot, score in zip(panel["dots"], scores, strict=True):
+            places.append((dot, score["pass@k"][k], score["interval"][k], shown["ticks"]))
+    for part in shown["compared"]:
+        for panel in part["panels"]:
+            found = [r[compared.AGAINST[part["against"]]] for r in rows if _has(r, part)]
+            for dot, differences in zip(panel["dots"], found, strict=True):
+                one = differences[panel["k"]]
+                places.append((dot, one["value"], one["interval"], part["ticks"]))
+    assert len(places) == 2 * (7 + 3 + 2)
+    for dot, value, (low, high), ticks in places:
+        for name, x in (("at", value), ("low", low), ("high", high)):
+            assert float(dot[name]) == pytest.approx(on_the_axis(x, ticks), abs=0.01)
+
+
+def _has(row: dict[str, Any], part: dict[str, Any]) -> bool:
+    return compared.AGAINST[part["against"]] in row
+
+
+def test_outcomes_before_and_after_are_those_of_the_results(
+    scored: Ledger, scored_page: Page
+) -> None:
+    head, *rows = scored_page.table("exam, step 1")
+    mine = [r for r in exams(scored) if r["step"] == 1]
+    assert head == ["Outcome", "base", "persd", "persd-combined"]
+    odd = "Odd</pre></script><img src=http://x/ onerror=alert(1)>"
+    names = ["passed", "AssertionError", "NameError", odd]
+    judged = [r["outcomes"]["passed"] + sum(_wrong(r).values()) for r in mine]
+    by_name = {row[0].split("|")[0][: len(odd)]: row[1:] for row in rows}
+    assert set(by_name) == {*names, "in the score", "truncated", "not run"}
+    for name in names:
+        counts = [sum(n for o, n in r["outcomes"].items() if o.startswith(name)) for r in mine]
+        shares = [f"{100 * n / all_:.1f} %|{n}" for n, all_ in zip(counts, judged, strict=True)]
+        assert by_name[name] == shares
+    assert by_name["in the score"] == [str(n) for n in judged]
+    assert by_name["truncated"] == ["0", "0", "6"]
+    assert by_name["not run"] == ["0", "0", "3"]
+
+
+def _wrong(row: dict[str, Any]) -> dict[str, int]:
+    return {o: n for o, n in row["outcomes"].items() if o not in ("passed", "truncated", "not_run")}
+
+
+def test_rare_outcomes_are_counted_together(tmp_path: Path) -> None:
+    before = {"t": {f"E{n:02}": 40 - n for n in range(20)}}
+    after = {"t": {**before["t"], "passed": 5}}
+    with Ledger(tmp_path / "r") as ledger:
+        ledger.add_evaluation(an_exam("base", 1, before))
+        ledger.add_evaluation(an_exam("persd", 1, after))
+    page = Page(report.write(tmp_path / "r").read_text(encoding="utf-8"))
+    rows = page.table("exam, step 1")[1:]
+    assert [r[0] for r in rows[:2]] == ["passed", "E00"]
+    rest = [f"E{n:02}" for n in range(plots.TYPES_SHOWN, 20)]
+    assert rows[-2][0] == f"{len(rest)} rarer|{', '.join(rest)}"
+    count = sum(before["t"][name] for name in rest)
+    assert [cell.split("|")[1] for cell in rows[-2][1:]] == [str(count), str(count)]
+
+
+def test_scores_without_outcomes_are_compared_with_nothing(page: Page, ledger: Ledger) -> None:
+    assert "no later step to compare, with the outcome of every sample stored" in page.text
+    assert "No outcomes of samples are stored." in page.text
+    assert "compared" not in printed(tables.print_results, ledger)
+
+
+def test_what_is_part_of_no_score_is_told_only_where_there_is_some(
+    scored: Ledger, scored_page: Page, ledger: Ledger, page: Page
+) -> None:
+    row = exams(scored)[4]
+    as_wrong = {k: f"{100 * v:.1f}" for k, v in row["truncated_as_wrong"].items()}
+    brief = (
+        f"persd-combined, step 1: 6 truncated (taken for wrong: pass@1 {as_wrong['1']}), "
+        "3 not run, 1 task not in pass@5"
+    )
+    whole = brief.replace(")", f", pass@5 {as_wrong['5']})")
+    shown = " ".join(printed(tables.print_results, scored).split())
+    assert brief in shown
+    assert whole in " ".join(scored_page.text.split())
+    assert "persd, step 1: " not in shown
+    assert "truncated" not in printed(tables.print_results, ledger)
+    assert compared.APART not in page.text
+
+
+@given(st.floats(-1, 0), st.floats(0.01, 1), st.floats(0, 1))
+def test_an_axis_holds_what_it_is_made_for_and_nothing(low: float, high: float, at: float) -> None:
+    axis = plots.Axis(low, high)
+    places = [float(axis.place(v)) for v in (low, 0.0, low + at * (high - low), high)]
+    assert all(-0.01 <= p <= 100.01 for p in places)
+    assert places[0] <= min(places[1:])
+    ticks = axis.ticks(lambda v: f"{100 * v:.0f}")
+    assert 2 <= len(ticks) <= 8
+    assert "0" in [t["text"] for t in ticks]
+    assert [float(t["at"]) for t in ticks] == sorted({float(t["at"]) for t in ticks})
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"), [(0.1234, "+12.3"), (-0.02, "-2.0"), (0.0, "0.0"), (-0.0004, "0.0")]
+)
+def test_points_have_a_sign_unless_they_are_none(fraction: float, text: str) -> None:
+    assert compared.points(fraction) == text
+
+
 # -- the terminal -----------------------------------------------------------------------------
 
 
@@ -321,6 +553,42 @@ def test_the_terminal_has_the_funnel_the_scores_and_the_data_sets(ledger: Ledger
     scores = printed(tables.print_results, ledger)
     assert re.search(r"base +1 +0 +30\.0 \(25\.0–35\.0\)", scores)
     assert "1 undefined_names" in printed(tables.print_data_sets, ledger)
+
+
+def test_the_terminal_has_the_control_below_a_later_step(scored: Ledger) -> None:
+    lines = printed(tables.print_results, scored).splitlines()
+    below = [i for i, line in enumerate(lines) if line.strip().startswith("resample  ")]
+    told = [r for r in exams(scored) if "resample" in r]
+    for i, row in zip(below, told, strict=True):
+        assert lines[i - 1].split()[:2] == [row["model"], "2"]
+        assert f"{100 * row['resample']['pass@k']['1']:.1f}" in lines[i].split()
+
+
+def test_the_terminal_compares_in_points_and_says_what_is_clear(scored: Ledger) -> None:
+    shown = printed(tables.print_results, scored)
+    less_base, less_resample = shown.split("exam, compared: less ")[1:]
+    for part, key in ((less_base, "less_base"), (less_resample, "less_resample")):
+        lines = [line.split() for line in part.splitlines()]
+        for row in exams(scored):
+            for k, found in row.get(key, {}).items():
+                value, span = in_points(found).split("|")
+                low, high = span.removesuffix(", clear").split(" to ")
+                cells = [row["model"], str(row["step"]), k, value, f"({low}", "to", f"{high})"]
+                tasks = [str(found["newly_solved"]), str(found["newly_lost"])]
+                assert [*cells, *tasks, *["clear"] * found["clear"]] in lines
+    assert "clear" in less_base
+
+
+def test_comparisons_fit_eighty_columns_and_break_no_number(scored: Ledger) -> None:
+    rows = exams(scored)
+    for number, row in enumerate(rows):
+        row["model"], row["round"] = "persd-combined", 10 + number
+        for found in row.get("less_base", {}).values():
+            found |= {"value": -0.999, "interval": [-0.999, 0.999], "newly_lost": 9999}
+    shown = printed(lambda console: [console.print(t) for t in tables.compared_tables(rows)])
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    assert "-99.9 (-99.9 to +99.9)" in shown
 
 
 def test_view_shows_the_diff_and_where_it_comes_from(ledger: Ledger) -> None:

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from persd.outcomes import Counts
 from persd.passk import mean_pass_at_k, pass_at_k
-from persd.scores import difference, difference_over_seeds, over_seeds, score
+from persd.scores import (
+    difference,
+    difference_over_seeds,
+    leaves_out_zero,
+    over_seeds,
+    score,
+)
 
 
 def test_a_score_by_hand() -> None:
@@ -30,6 +36,13 @@ def test_a_difference_by_hand() -> None:
     assert (found.newly_solved, found.newly_lost) == (("x",), ("z",))
     assert not found.is_clear
     assert difference({"x": (1, 1)}, {"x": (2, 1)}, 2) is None
+
+
+def test_what_rounding_leaves_of_zero_is_not_clear() -> None:
+    assert not leaves_out_zero((-0.15, -1.1e-17))
+    assert not leaves_out_zero((1e-16, 0.2))
+    assert leaves_out_zero((0.01, 0.2))
+    assert leaves_out_zero((-0.2, -0.01))
 
 
 def test_a_paired_interval_is_narrower_than_that_of_unpaired_scores() -> None:

@@ -18,6 +18,7 @@ from persd.records import Evaluation
 
 Interval = tuple[float, float]
 RESAMPLES = 2000
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,12 @@ def score(found: Counts, k: int, tasks: int) -> Score | None:
     return Score(mean_pass_at_k(rows, k), interval, len(rows), tasks - len(rows))
 
 
+def leaves_out_zero(interval: Interval) -> bool:
+    """Whether a difference is clear of 0, by more than rounding."""
+    low, high = interval
+    return low > _ROUNDING or high < -_ROUNDING
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One model less another, on the tasks both were scored on."""
@@ -57,8 +64,8 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        """Whether the interval leaves out 0, by more than rounding."""
+        return leaves_out_zero(self.interval)
 
 
 def difference(this: Counts, other: Counts, k: int) -> Difference | None:

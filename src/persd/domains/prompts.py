@@ -198,8 +198,8 @@ LIMITS = {
     "crashed": "SystemExit: the program ended before it returned a value",
 }
 
-_TEACHER_ROLE = """You help a student programmer who is learning Python. You are shown a task whose \
-last lines open a function, and sometimes the student's attempt at it with the error it met.
+_TEACHER_ROLE = """You help a student programmer who is learning Python. You are shown a task \
+whose last lines open a function, and sometimes the student's attempt at it with the error it met.
 
 Rules for every answer:
 - Keep the function's name and its parameters exactly as given.

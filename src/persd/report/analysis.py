@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from persd.report.tables import _table, _text
+from persd.overlap import MEASURES
+from persd.report import compared
+from persd.report.compared import points
+from persd.report.tables import _score, _table, _text
 from persd.report.text import number, percent, share
 
 if TYPE_CHECKING:
@@ -38,6 +41,53 @@ def print_analysis(console: Console, found: Mapping[str, Any]) -> None:
         _say(
             console, "No scores of a trained student and of the base, with their samples' outcomes."
         )
+    print_overlap(console, found["overlap"])
+
+
+def print_overlap(console: Console, found: Mapping[str, Any]) -> None:
+    """The section ``overlap``: what is overlapped, the scores on the rest, what is not there."""
+    if found["benchmarks"]:
+        console.print(overlap_table(found))
+        _say(console, OVERLAP)
+    for name, row in found["benchmarks"].items():
+        if row["clean"]["models"]:
+            console.print(clean_table(name, row))
+    if any(row["clean"]["models"] for row in found["benchmarks"].values()):
+        _say(console, CLEAN)
+    for name, why in found["notes"].items():
+        _say(console, f"Training tasks are not held against {name}: {why}.")
+
+
+def overlap_table(found: Mapping[str, Any]) -> Table:
+    """A row a benchmark: how much of it the training tasks overlap, and by which measure."""
+    table = _table(f"Overlap of {number(found['train_tasks'])} training tasks with benchmarks")
+    table.add_column("benchmark", overflow="fold")
+    for name in ("tasks", "touched", "flagged", *MEASURES):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in found["benchmarks"].items():
+        counts = row["tasks"], len(row["touched"]), row["flagged"], *row["by_measure"].values()
+        table.add_row(_text(name), *map(number, counts))
+    return table
+
+
+def clean_table(name: str, row: Mapping[str, Any]) -> Table:
+    """One benchmark's scores, whole and on its clean tasks: a row a model and k."""
+    models = row["clean"]["models"]
+    places = compared.names(models)
+    # two lines where round and step leave no room beside each other
+    gap = "\n" if places else " "
+    tasks = f"{number(row['clean']['tasks'])} of {number(row['tasks'])} tasks are clean"
+    table = _table(f"{name}: {tasks}, pass@k in %")
+    table.add_column("model", overflow="fold")
+    for column in (*places, "k", "whole", "clean", "clean, less base"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for model in models:
+        where = [str(model[n] or "–") for n in places]
+        for k in model["whole"]["pass@k"]:
+            scores = (_score(model[part], k, gap) for part in ("whole", "clean"))
+            less = _less(model.get("less_base", {}).get(k), gap)
+            table.add_row(_text(model["model"]), *where, k, *scores, less)
+    return table
 
 
 def labels_table(labels: Mapping[str, Any]) -> Table:
@@ -87,7 +137,7 @@ def attempts_table(found: Mapping[str, Any]) -> Table:
 
 def outcomes_table(found: Mapping[str, Any]) -> Table:
     """A row an outcome: its share of a task's samples before and after the training."""
-    table = _table(f"{_trained(found)}: what samples come to, in percent")
+    table = _table(f"{_trained(found)}: outcomes, %")
     table.add_column("outcome", overflow="fold")
     for name in ("base", "trained", "change"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -100,7 +150,7 @@ def outcomes_table(found: Mapping[str, Any]) -> Table:
 
 def classes_table(found: Mapping[str, Any]) -> Table:
     """A row a class of the base's samples: what its tasks come to after the training."""
-    table = _table(f"{_trained(found)}: tasks by what the base did, in percent")
+    table = _table(f"{_trained(found)}: by the base's outcome, %")
     table.add_column("base's sample", overflow="fold")
     for name in ("tasks", "solved", "then", "change", "again", "then", "part"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -113,7 +163,7 @@ def classes_table(found: Mapping[str, Any]) -> Table:
             _change(row["change"], row["change_interval"]),
             percent(row["again_before"]),
             percent(row["again_after"]),
-            _signed(row["contribution"]),
+            points(row["contribution"]),
         )
     return table
 
@@ -128,6 +178,8 @@ def _say_more(console: Console, found: Mapping[str, Any]) -> None:
     rows = max(len(found["outcomes"]), len(found["classes"])) - SHOWN
     apart = Counter(found["apart"]["before"]) + Counter(found["apart"]["after"])
     parts = [f"{number(n)} samples {kind.replace('_', ' ')}" for kind, n in apart.items()]
+    if not found["paired"]:
+        _say(console, "The samples themselves are not at hand: taken to be drawn independently.")
     if found["left_out"]:
         parts.append(f"{number(found['left_out'])} tasks not judged on both sides")
     if rows > 0:
@@ -142,16 +194,18 @@ def _measured(value: float | None, interval: Sequence[float] | None) -> str:
     return f"{value:.3f} ({interval[0]:.3f}–{interval[1]:.3f})"
 
 
-def _change(value: float | None, interval: Sequence[float] | None) -> str:
+def _change(value: float | None, interval: Sequence[float] | None, gap: str = " ") -> str:
     """A difference of fractions in points of percent, with its interval."""
     if value is None or interval is None:
         return "–"
-    return f"{_signed(value)} ({_signed(interval[0])} to {_signed(interval[1])})"
+    return f"{points(value)}{gap}({points(interval[0])} to {points(interval[1])})"
 
 
-def _signed(fraction: float) -> str:
-    points = round(100 * fraction, 1)
-    return f"{points:+.1f}" if points else "0.0"
+def _less(found: Mapping[str, Any] | None, gap: str) -> str:
+    """A difference as in the results; a dash where there is none."""
+    if found is None:
+        return "–"
+    return _change(found["value"], found["interval"], gap)
 
 
 def _say(console: Console, text: str) -> None:
@@ -161,6 +215,14 @@ def _say(console: Console, text: str) -> None:
 CLASSES = (
     "tasks: how many one sample each of the base would put there. solved, then: how often other "
     "samples of the base, and those of the trained student, pass on them; again: end in the same "
-    "way. part: of the change in pass@1. Samples are drawn anew, so a task is solved, not a "
-    "sample mended. Brackets: 95 % bootstrap interval over tasks."
+    "way. part: of the change in pass@1. A task is solved, which does not say that the mistake "
+    "was mended. Brackets: 95 % bootstrap interval over tasks."
+)
+OVERLAP = (
+    "touched: tasks of the benchmark that a training task overlaps; flagged: training tasks that "
+    "overlap one; then pairs, by the measure that says it loudest (--json has the pairs)."
+)
+CLEAN = (
+    "clean: on the tasks that no training task overlaps; its difference to the base is paired by "
+    "task. Brackets: 95 % bootstrap interval over tasks."
 )

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
-from math import ceil
 from typing import Any
 
 from persd.ledger import Ledger
-from persd.report import cases, sets, summary, teacher
+from persd.report import cases, compared, plots, sets, summary, teacher
 from persd.report.money import FATES, Money, Part, money
+from persd.report.plots import TYPES_SHOWN, place
 from persd.report.results import results
 from persd.report.summary import WORDS
 from persd.report.text import percent, stored_text, without_password
 
-#: Error types that get a row of their own; the rest are listed below the table.
-TYPES_SHOWN = 12
 #: How a state is coloured and grouped: taught, known already, dropped, or still open.
 TONES: Mapping[str, str] = {
     "refined": "taught",
@@ -44,7 +41,8 @@ def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
         "totals": summary.totals(ledger, paid),
         "funnels": [_funnel(f) for f in found],
         "words": WORDS,
-        "benchmarks": benchmarks(results(ledger)),
+        "benchmarks": plots.benchmarks(results(ledger)),
+        "apart_means": compared.APART,
         "errors": [_errors(e.failing, e.types, e) for e in summary.error_types(ledger)],
         "released": _errors(sum(released.values()), released) if released else None,
         "money": paid,
@@ -141,7 +139,7 @@ def answerers(ledger: Ledger) -> list[dict[str, Any]]:
     ]
 
 
-# -- pictures: places in percent of the width, so that no text is ever scaled ------------------
+# -- pictures: bars ---------------------------------------------------------------------------
 
 
 def _funnel(found: summary.Funnel) -> dict[str, Any]:
@@ -153,16 +151,12 @@ def _funnel(found: summary.Funnel) -> dict[str, Any]:
                 "state": state,
                 "count": count,
                 "tone": TONES.get(state, "dropped"),
-                "start": _place(before, found.tasks),
-                "width": _place(count, found.tasks),
+                "start": place(before, found.tasks),
+                "width": place(count, found.tasks),
             }
         )
         before += count
     return {"round": found.round, "tasks": found.tasks, "bars": bars}
-
-
-def _place(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.3f}" if whole else "0"
 
 
 def money_bars(paid: Money) -> list[dict[str, Any]]:
@@ -174,8 +168,8 @@ def money_bars(paid: Money) -> list[dict[str, Any]]:
             {
                 "part": part,
                 "tone": _FATE_TONES.get(part.name, "open" if part.name == "open" else "dropped"),
-                "start": _place(before, paid.all.usd_known),
-                "width": _place(usd, paid.all.usd_known),
+                "start": place(before, paid.all.usd_known),
+                "width": place(usd, paid.all.usd_known),
                 "share": _share(usd, paid.all.usd_known),
             }
         )
@@ -201,14 +195,14 @@ def _dearest(parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Bars of what a task of each state cost, scaled to the dearest."""
     each = [p.usd_each or 0.0 for p in parts]
     most = max(each, default=0.0)
-    return [{"part": p, "width": _place(usd, most)} for p, usd in zip(parts, each, strict=True)]
+    return [{"part": p, "width": place(usd, most)} for p, usd in zip(parts, each, strict=True)]
 
 
 def _tries(found: teacher.Teacher) -> list[dict[str, Any]]:
     """A bar a try: the tasks it settled, of all with a repair, beginning where the last ended."""
     bars, before = [], 0
     for made in found.tries:
-        start, width = _place(before, found.tasks), _place(made.passed, found.tasks)
+        start, width = place(before, found.tasks), place(made.passed, found.tasks)
         bars.append({"made": made, "start": start, "width": width})
         before += made.passed
     return bars
@@ -225,53 +219,6 @@ def _errors(
         "attempts": found.attempts if found else failing,
         "failing": failing,
         "statuses": found.statuses if found else {},
-        "bars": [{"type": t, "count": n, "width": _place(n, most)} for t, n in items[:TYPES_SHOWN]],
+        "bars": [{"type": t, "count": n, "width": place(n, most)} for t, n in items[:TYPES_SHOWN]],
         "rest": items[TYPES_SHOWN:],
     }
-
-
-def benchmarks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The results by benchmark: rows for the table, and a panel a k for the plot."""
-    found = []
-    for name, group in groupby(rows, key=lambda r: r["benchmark"]):
-        mine = list(group)
-        ks = list(dict.fromkeys(k for r in mine for k in r["pass@k"]))
-        highs = [r["interval"].get(k, [0, v])[1] for r in mine for k, v in r["pass@k"].items()]
-        top = max(1, ceil(max(highs, default=0.0) * 10 - 1e-9)) / 10
-        found.append(
-            {
-                "name": name,
-                "rows": mine,
-                "ks": ks,
-                "rounds": len({r["round"] for r in mine if r["model"] != "base"}) > 1,
-                "steps": len({r["step"] for r in mine}) > 1,
-                "ticks": _ticks(top),
-                "panels": [_panel(mine, k, top) for k in ks],
-            }
-        )
-    return found
-
-
-def _ticks(top: float) -> list[dict[str, str]]:
-    step = 0.2 if top > 0.6 else 0.1 if top > 0.2 else 0.05
-    values = [i * step for i in range(int(top / step + 1e-9) + 1)]
-    return [{"at": _place(v, top), "text": f"{100 * v:.0f}"} for v in values]
-
-
-def _panel(rows: Sequence[Mapping[str, Any]], k: str, top: float) -> dict[str, Any]:
-    mine = [r for r in rows if k in r["pass@k"]]
-    base = next((r["pass@k"][k] for r in mine if r["model"] == "base" and r["step"] == 1), None)
-    dots = []
-    for row in mine:
-        value = row["pass@k"][k]
-        low, high = row["interval"].get(k) or (value, value)
-        dots.append(
-            {
-                "row": row,
-                "at": _place(value, top),
-                "low": _place(low, top),
-                "high": _place(high, top),
-                "text": percent(value),
-            }
-        )
-    return {"k": k, "dots": dots, "base": None if base is None else _place(base, top)}

@@ -51,7 +51,7 @@ def rows_of(found: Sequence[Evaluation]) -> Iterable[tuple[dict[str, Any], Evalu
     this step), ``seconds``; ``truncated`` and ``not_run``: samples counted apart;
     ``truncated_as_wrong``: pass@k by k with the truncated taken for wrong, where there are any;
     ``left_out``: by k, tasks with fewer than k samples in the score. Where there is something
-    to compare to: ``resample`` (``pass@k``, ``interval`` and ``calls`` of the control),
+    to compare to: ``resample`` (``pass@k``, ``interval``, ``calls`` of the control, and what is apart in it),
     ``less_resample`` and ``less_base`` (by k: ``value``, ``interval``, ``clear``,
     ``newly_solved`` and ``newly_lost`` as numbers of tasks; at the same step).
     """
@@ -66,6 +66,7 @@ def rows_of(found: Sequence[Evaluation]) -> Iterable[tuple[dict[str, Any], Evalu
                 "pass@k": _in_order(control.pass_at_k),
                 "interval": {k: list(v) for k, v in _in_order(control.interval).items()},
                 "calls": control.calls,
+                **_told_apart(control),
             }
             row["less_resample"] = less(e, control)
         base = bases.get((e.benchmark, e.step))
@@ -79,25 +80,18 @@ def _key(e: Evaluation) -> tuple[object, ...]:
 
 
 def _plain(e: Evaluation) -> dict[str, Any]:
-    judged, apart = counts(e), totals(e)
     row: dict[str, Any] = {
         "benchmark": e.benchmark,
         "step": e.step,
         "pass@k": _in_order(e.pass_at_k),
         "interval": {k: list(v) for k, v in _in_order(e.interval).items()},
         "statuses": dict(e.statuses),
-        "outcomes": apart,
+        "outcomes": totals(e),
         "samples": e.samples,
         "tasks": e.tasks,
         "calls": e.calls,
         "seconds": e.seconds,
-        "truncated": apart.get(TRUNCATED, 0),
-        "not_run": apart.get(NOT_RUN, e.statuses.get(NOT_RUN, 0)),
-        "left_out": {
-            k: e.tasks - sum(n >= int(k) for n, _ in judged.values())
-            for k in _in_order(e.pass_at_k)
-            if e.outcomes
-        },
+        **_told_apart(e),
     }
     if row["truncated"]:
         worst = truncated_as_wrong(e).values()
@@ -106,6 +100,20 @@ def _plain(e: Evaluation) -> dict[str, Any]:
             for k in row["pass@k"]
         }
     return row
+
+
+def _told_apart(e: Evaluation) -> dict[str, Any]:
+    """What is part of no score, and the tasks that it leaves out of each pass@k."""
+    judged, apart = counts(e), totals(e)
+    return {
+        "truncated": apart.get(TRUNCATED, 0),
+        "not_run": apart.get(NOT_RUN, e.statuses.get(NOT_RUN, 0)),
+        "left_out": {
+            k: e.tasks - sum(n >= int(k) for n, _ in judged.values())
+            for k in _in_order(e.pass_at_k)
+            if e.outcomes
+        },
+    }
 
 
 def less(this: Evaluation, other: Evaluation) -> dict[str, dict[str, Any]]:

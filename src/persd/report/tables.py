@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from persd.ledger import Ledger
-from persd.report import sets, summary
+from persd.report import compared, sets, summary
 from persd.report.money import FATES, WASTED, Money, Sum, money
 from persd.report.results import results
 from persd.report.text import number, percent, share, usd, visible
@@ -44,25 +44,44 @@ def funnel_table(found: summary.Funnel) -> Table:
 
 
 def print_results(console: Console, ledger: Ledger) -> None:
-    """The scores of base and variants, or a line that there are none."""
+    """The scores of base and variants and what they are compared to; or that there are none."""
     rows = results(ledger)
     if not rows:
         console.print("No model has been evaluated yet.", markup=False)
+        return
     for table in result_tables(rows):
         console.print(table)
-    if rows:
-        console.print("pass@k in percent, with the 95 % bootstrap interval over tasks", style="dim")
+    _say(console, "pass@k in percent, with the 95 % bootstrap interval over tasks")
+    if any("resample" in row for row in rows):
+        _say(console, compared.RESAMPLE)
+    _say_apart(console, rows)
+    differences = list(compared_tables(rows))
+    for table in differences:
+        console.print(table)
+    if differences:
+        _say(console, compared.POINTS)
+
+
+def _say_apart(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What is part of no score, a line a row of the results; nothing where there is nothing."""
+    found = [line for _, group in _by_benchmark(rows) for line in compared.apart(group, True)]
+    for line in found:
+        _say(console, line)
+    if found:
+        _say(console, compared.APART)
+
+
+def _by_benchmark(
+    rows: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    for benchmark, group in groupby(rows, key=lambda r: r["benchmark"]):
+        yield benchmark, list(group)
 
 
 def result_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """A table a benchmark; more where its ks do not fit beside each other."""
-    for benchmark, group in groupby(rows, key=lambda r: r["benchmark"]):
-        found = list(group)
-        names = []
-        if len({r["round"] for r in found if r["model"] != "base"}) > 1:
-            names.append("round")
-        if len({r["step"] for r in found}) > 1:
-            names.append("step")
+    for benchmark, found in _by_benchmark(rows):
+        names = compared.names(found)
         room = WIDTH - 12 - max(len(r["model"]) for r in found) - sum(len(n) + 2 for n in names)
         ks = list(dict.fromkeys(k for r in found for k in r["pass@k"]))
         gap = " " if len(ks) * _BESIDE <= room else "\n"
@@ -90,10 +109,13 @@ def _result_table(
     for name in [*names, "examples", *(f"pass@{k}" for k in ks)]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
+        places = [str(row[n] or "–") for n in names]
         trained = "?" if row["examples"] is None else number(row["examples"])
-        cells = [str(row[n] or "–") for n in names] + [trained]
-        cells += [_score(row, k, gap) for k in ks]
-        table.add_row(_text(row["model"]), *cells)
+        scores = (_score(row, k, gap) for k in ks)
+        table.add_row(_text(row["model"]), *places, trained, *scores)
+        if control := row.get("resample"):
+            scores = (_score(control, k, gap) for k in ks)
+            table.add_row("  resample", *places, "", *scores)
     return table
 
 
@@ -105,6 +127,31 @@ def _score(row: Mapping[str, Any], k: str, gap: str) -> str:
     interval = "" if low is None else f"{percent(low)}–{percent(high)}"
     interval = interval and (f" ({interval})" if gap == " " else f"\n{interval}")
     return f"{percent(row['pass@k'][k])}{interval}"
+
+
+def compared_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """A table a benchmark and what is compared to: a row a model, step and k."""
+    for benchmark, group in _by_benchmark(rows):
+        names = compared.names(group)
+        for against in compared.AGAINST:
+            if found := compared.comparisons(group, against):
+                yield _compared_table(f"{benchmark}, compared: less {against}", names, found)
+
+
+def _compared_table(
+    title: str, names: Sequence[str], found: Sequence[compared.Comparison]
+) -> Table:
+    table = _table(title)
+    table.add_column("model", overflow="fold")
+    for name in [*names, "k", "points", "solved", "lost"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for one in found:
+        places = [str(one.row[n] or "–") for n in names]
+        cells = f"{one.points} ({one.span})", number(one.newly_solved), number(one.newly_lost)
+        clear = "clear" if one.clear else ""
+        table.add_row(_text(one.row["model"]), *places, one.k, *cells, clear)
+    return table
 
 
 def print_money(console: Console, ledger: Ledger, paid: Money | None = None) -> None:
@@ -225,6 +272,10 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(_text(text), style="dim")
 
 
 def _text(value: str) -> Any:
