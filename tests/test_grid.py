@@ -54,6 +54,7 @@ SHIPPED = {
         "stand, steps of persd",
         "persd",
         "persd on 60",
+        "persd, money of stand",
         "persd, steps of stand",
     ],
     "rounds": [

@@ -14,6 +14,7 @@ import pytest
 
 from persd import tasks
 from persd.config import Config
+from persd.experiment.grid import Grid, GridTable
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PERSD = [sys.executable, "-m", "persd.cli"]
@@ -66,7 +67,11 @@ def test_the_configs_parse() -> None:
     first, *others = (tomllib.loads(block) for block in blocks("toml"))
     Config.model_validate(first)
     for other in others:
-        Config.model_validate({**first, **other})
+        if "experiment" in other:
+            shared = {k: v for k, v in first.items() if k in ("tasks", "teacher", "evaluate")}
+            assert Grid(GridTable.model_validate({**shared, **other})).arms()
+        else:
+            Config.model_validate({**first, **other})
 
 
 def test_the_task_is_one(tmp_path: Path) -> None:

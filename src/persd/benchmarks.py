@@ -29,7 +29,7 @@ def held_out(session: Session, benchmark: str, table: EvaluateTable) -> list[Tas
         path=path,
         limit=table.limit,
         split=LAB_SPLITS.get(benchmark, "test"),
-        seed=seed,
+        seed=_seed(table, session.seed),
         mix=table.mix,
         unsafe=session.is_unsafe,
     )

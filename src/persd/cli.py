@@ -27,6 +27,7 @@ from persd.errors import UserError, WorkFailed
 
 if TYPE_CHECKING:
     from persd.config import Config
+    from persd.experiment.grid import Grid
     from persd.progress import Progress
     from persd.report.money import Money
     from persd.run import Run
@@ -171,6 +172,133 @@ def train(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint's folder, a Hub id, lab, scripted:FILE, a served model's name, or "
+            "samples: JSON lines or a folder, as verify takes them.",
+        ),
+    ],
+    benchmark: Annotated[
+        list[str], typer.Option(help="humaneval, mbpp, lab, ... or a task file; commas between.")
+    ],
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of every task; default: 20.")
+    ] = None,
+    k: Annotated[
+        str | None, typer.Option(metavar="1,10", help="pass@k to give; default: up to 1,5,10,20.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, max=100, help="Later steps refine what fails the seen tests.")
+    ] = 1,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.2,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1)] = 0.95,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a reply.")] = 512,
+    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to score.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]FILE", help="Local file of a benchmark.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="MODEL is served there, as OpenAI's are.")
+    ] = None,
+    api: Annotated[str | None, typer.Option(help="chat or completions; served: chat.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variable that holds the key.")
+    ] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Calls at once; default: 16.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="Hard cap on what it may cost.")] = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="IN,OUT", help="USD per million tokens.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Its folder; default: runs/evaluate/MODEL.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OTHER", help="Compare to it: a model, samples, or an evaluation's folder."
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What to call MODEL; default: as given.")] = "",
+    unsafe: Unsafe = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Programs at once; default: one a core.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model, or samples of one, on benchmarks. Run it again to go on."""
+    from persd import evaluating
+    from persd.config import VerifyTable
+    from persd.samples import read_ks
+
+    endpoint = {
+        "base_url": base_url,
+        "api": api,
+        "api_key_env": api_key_env,
+        "max_in_flight": max_in_flight,
+        "budget_usd": budget_usd,
+        "price": None if price is None else evaluating.read_price(price),
+    }
+    benchmarks = evaluating.read_benchmarks(benchmark)
+    settings = evaluating.Settings(
+        benchmarks=benchmarks,
+        data=evaluating.read_data(data or [], benchmarks),
+        samples=samples,
+        ks=None if k is None else read_ks(k),
+        steps=steps,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        limit=limit,
+        seed=seed,
+        endpoint={key: value for key, value in endpoint.items() if value is not None},
+        verify=VerifyTable(workers=workers, unsafe=unsafe),
+    )
+    with _progress() as progress:
+        found = evaluating.evaluate_models(
+            model, settings, against=against or [], out=out, name=name, progress=progress
+        )
+    if as_json:
+        _print_json(found)
+        return
+    from persd.report import evaluation
+
+    evaluation.print_evaluation(_console(), found)
+    _say(evaluation.closing(found))
+
+
+@app.command()
+def experiment(
+    grid_file: Annotated[
+        Path, typer.Argument(metavar="GRID.toml", help="Students, variants and other axes.")
+    ],
+    overrides: Set = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Arms at once, each a process of its own.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the arms and what they are to cost, and stop.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Report to write; default: report.html in its folder.")
+    ] = None,
+    unsafe: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """The paper's experiments over one's own student and teacher. Run it again to go on."""
+    from persd.experiment.grid import load_grid
+
+    grid = load_grid(grid_file, overrides or [])
+    if dry_run:
+        _plan_experiment(grid, as_json)
+    else:
+        _run_experiment(grid, workers, out, unsafe, as_json)
+
+
+@app.command()
 def verify(
     samples: Annotated[
         Path, typer.Argument(metavar="SAMPLES", help="JSON lines, gzip or not, or a folder.")
@@ -242,6 +370,42 @@ def verify(
         tables.print_facts(_console(), str(samples), readable(found))
     if found["statuses"].get("not_run", 0) == found["programs"] > found["broken_rows"]:
         raise WorkFailed("no program could be judged; persd doctor says what is missing here")
+
+
+@app.command()
+def analyze(
+    run_dir: RunDir,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Labels of this variant; default: of all.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="How likely are labels to it: lab or a folder; default: the student."),
+    ] = None,
+    untested: Annotated[
+        bool, typer.Option("--untested", help="Also pairs that no test could judge.")
+    ] = False,
+    unsafe: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """Labels, mistakes before and after, and overlap with the benchmarks of a run."""
+    from persd.analysis import analyze as analyze_run
+
+    with _progress() as progress:
+        found = analyze_run(
+            run_dir,
+            variants=variant,
+            model=model,
+            untested=untested,
+            unsafe=unsafe,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(found)
+        return
+    from persd.report.analysis import print_analysis
+
+    print_analysis(_console(), found)
 
 
 @app.command()
@@ -497,6 +661,39 @@ def _run_all(config: Config, as_json: bool) -> None:
         _print_json({**totals, "rows": rows, "seconds": seconds, "report": str(path)})
     else:
         _say(f"{seconds:.0f} s, {totals['usd_text']}; report: {path}")
+
+
+def _plan_experiment(grid: Grid, as_json: bool) -> None:
+    from persd.experiment import page, tables
+
+    found = page.dry_run(grid)
+    if as_json:
+        _print_json(found)
+    else:
+        tables.print_plan(_console(), found)
+
+
+def _run_experiment(
+    grid: Grid, workers: int, out: Path | None, unsafe: bool, as_json: bool
+) -> None:
+    from persd.experiment import page, tables
+    from persd.experiment.engine import run_grid
+    from persd.files import refuse_target
+    from persd.report.text import usd
+
+    report = out or grid.dir / page.REPORT
+    refuse_target(report, "the report")
+    started = time.monotonic()
+    with _progress() as progress:
+        cells = run_grid(grid, workers=workers, unsafe=unsafe, progress=progress)
+    found = page.results(grid, cells, time.monotonic() - started, report)
+    page.write_results(grid, found)
+    page.write_report(grid, cells, found)
+    if as_json:
+        _print_json(found)
+    else:
+        tables.print_results(_console(), found)
+        _say(f"{found['seconds']:.0f} s, {usd(found['usd'])}; report: {report}")
 
 
 def _refuse_untrainable(config: Config) -> None:

@@ -19,11 +19,19 @@ class UserError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(self.one_line())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # as it was made: it has to reach the process that asked for the work
+        return _made, (type(self), self.what, self.where, self.hint), self.__dict__
+
     def one_line(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
         if self.hint:
             line = f"{line}{'' if line.endswith(('.', '?', '!')) else '.'} {self.hint}"
         return " ".join(line.split())
+
+
+def _made(kind: type[UserError], what: str, where: str, hint: str) -> UserError:
+    return kind(what, where=where, hint=hint)
 
 
 class WorkFailed(Exception):

@@ -290,9 +290,8 @@ def scored(samples: Sequence[Sample], tasks: Sequence[Task], table: EvaluateTabl
     scores = {str(k): s for k in table.k if (s := score_of(found, k, len(tasks)))}
     if not scores:
         raise WorkFailed(
-            f"no task has as many as {min(table.k)} judged samples: {statuses['not_run']} could not "
-            "be run, "
-            f"{statuses[TRUNCATED]} were cut; persd doctor, or raise max_tokens"
+            f"no task has as many as {min(table.k)} judged samples: {statuses['not_run']} could "
+            f"not be run, {statuses[TRUNCATED]} were cut; persd doctor, or raise max_tokens"
         )
     return replace(
         evaluation,

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import groupby
-from multiprocessing import get_context
+from itertools import groupby, zip_longest
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
+from persd.benchmarks import source_of
 from persd.build import build_examples, build_rounds, train_settings, train_variant
 from persd.config import StudentTable, TeacherTable, is_served
 from persd.errors import UserError, WorkFailed
@@ -30,11 +35,12 @@ from persd.experiment.grid import Arm, Collection, Grid
 from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
 from persd.models import checkpoint_of
+from persd.money import spent_on
 from persd.progress import QUIET, Progress
 from persd.records import Evaluation, Example, content_id, derive_seed, from_plain
 from persd.run import Run, limits_of, load_pool
 from persd.sandbox import Sandbox
-from persd.session import Session, cores
+from persd.session import Session, cores, price_for
 from persd.train import TrainSettings, data_hash, train
 
 T = TypeVar("T")
@@ -73,7 +79,8 @@ def run_grid(
 ) -> list[Cell]:
     """Every arm of a grid, run, in their order; what was run before is read.
 
-    ``workers``: processes side by side. Raises UserError and WorkFailed as a run does.
+    ``workers``: processes side by side. Raises UserError and WorkFailed as a run does, naming
+    the arm or collection; what was done until then is kept.
     """
     return run_grids([grid], workers=workers, unsafe=unsafe, progress=progress)[0]
 
@@ -82,6 +89,8 @@ def run_grids(
     grids: Sequence[Grid], *, workers: int = 1, unsafe: bool = False, progress: Progress = QUIET
 ) -> list[list[Cell]]:
     """As ``run_grid``, for several whose folders differ: the arms of all side by side."""
+    for grid in grids:
+        need_benchmarks(grid)
     share = max(1, cores() // workers)
     with Pool(workers) as pool:
         _collect(grids, pool, unsafe, share, progress)
@@ -105,13 +114,13 @@ class Pool:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._stack = ExitStack()
         self._pool: ProcessPoolExecutor | None = None
 
     def each(
         self, do: Callable[[T], R], items: Sequence[T], step: Callable[[], None] = lambda: None
     ) -> Iterator[R]:
-        """What ``do`` gives for each, as they are done. The first error ends it."""
+        """What ``do`` gives for each, as they are done. After an error nothing more is begun,
+        what is under way is finished, and the first error is raised."""
         if self._workers == 1:
             for item in items:
                 yield do(item)
@@ -119,22 +128,90 @@ class Pool:
             return
         if self._pool is None:
             # spawned: a forked copy of this process would share its threads' locks
-            made = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
-            self._pool = self._stack.enter_context(made)
-        futures = [self._pool.submit(do, item) for item in items]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-                step()
-        except BaseException:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            spawn = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_end_with_parent)
+        work = partial(_work, do)
+        yield from _finished([self._pool.submit(work, item) for item in items], step)
 
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            if kind is not None and not issubclass(kind, Exception):
+                for process in active_children():
+                    process.terminate()  # it closes what it has open
+            self._pool.shutdown()
+        except KeyboardInterrupt:
+            for process in active_children():
+                process.kill()
+            raise
+
+
+def _finished(futures: Sequence[Future[R]], step: Callable[[], None]) -> Iterator[R]:
+    failed: Exception | None = None
+    for future in as_completed(futures):
+        if future.cancelled():
+            continue
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            failed = failed or WorkFailed(
+                "a process of the experiment was killed, perhaps for want of memory; run it again "
+                "to go on, with fewer --workers"
+            )
+        except Exception as error:
+            failed = failed or error
+        else:
+            step()
+            yield result
+            continue
+        for other in futures:
+            other.cancel()
+    if failed is not None:
+        raise failed
+
+
+def _work(do: Callable[[T], R], item: T) -> R:
+    try:
+        return do(item)
+    except SystemExit:
+        os._exit(1)  # asked to end: what is queued for this process is not begun
+
+
+def _end_with_parent() -> None:
+    """In a new process: Ctrl-C is the parent's to hear, and where that ends, this one does."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # once: what is open is being closed
+        raise SystemExit
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors within say whose they are."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error.what}", where=error.where, hint=error.hint) from error
+    except WorkFailed as error:
+        raise WorkFailed(f"{what}: {error}") from error
+    except Exception as error:
+        error.add_note(what)
+        raise
 
 
 # ---- collections ------------------------------------------------------------------------------
@@ -143,13 +220,13 @@ class Pool:
 def _collect(
     grids: Sequence[Grid], pool: Pool, unsafe: bool, workers: int, progress: Progress
 ) -> None:
-    """Every collection, built into examples, group by group side by side."""
-    groups = [(grid, group) for grid in grids for group in _groups(grid)]
-    progress.stage("collections", sum(len(group) for _, group in groups))
-    for told in pool.each(partial(_collect_some, unsafe, workers), groups):
-        for line in told:
-            progress.say(line)
-            progress.step(1)
+    """Every collection, built into examples: one of each group side by side, then the next."""
+    groups = [[(grid, c) for c in group] for grid in grids for group in _groups(grid)]
+    progress.stage("collections", sum(map(len, groups)))
+    do = partial(collect_one, unsafe=unsafe, workers=workers)
+    for wave in zip_longest(*groups):
+        for told in pool.each(do, [item for item in wave if item is not None], progress.step):
+            progress.say(told)
     progress.close()
 
 
@@ -167,19 +244,20 @@ def _groups(grid: Grid) -> list[list[Collection]]:
     return [list(group) for _, group in groupby(ordered, key=asks)]
 
 
-def _collect_some(
-    unsafe: bool, workers: int, group: tuple[Grid, Sequence[Collection]]
-) -> list[str]:
-    grid, collections = group
-    return [collect_one(grid, c, unsafe=unsafe, workers=workers) for c in collections]
+def collect_one(which: tuple[Grid, Collection], *, unsafe: bool, workers: int) -> str:
+    """Collect and build one of a grid; says in a line what came of it."""
+    grid, collection = which
+    with _named(f"collection {collection.name}"):
+        return _collect_one(grid, collection, unsafe, workers)
 
 
-def collect_one(grid: Grid, collection: Collection, *, unsafe: bool, workers: int) -> str:
-    """Collect and build one; says in a line what came of it."""
+def _collect_one(grid: Grid, collection: Collection, unsafe: bool, workers: int) -> str:
     config = grid.config(collection)
     verify = {"unsafe": unsafe, "workers": config.verify.workers or workers}
     teachers = [
-        t if t.budget_usd is None else t.model_copy(update={"budget_usd": _left(grid, t)})
+        t
+        if t.budget_usd is None
+        else t.model_copy(update={"budget_usd": _left(grid, collection, t)})
         for t in config.teacher
     ]
     config = config.model_copy(
@@ -198,8 +276,8 @@ def collect_one(grid: Grid, collection: Collection, *, unsafe: bool, workers: in
                 promoted = train_variant(run, collection.promote, number, examples)
                 if promoted is None:
                     raise WorkFailed(
-                        f"{collection.name}: round {number} gave no example of "
-                        f"{collection.promote}, so there is no student for the next"
+                        f"round {number} gave no example of {collection.promote}, so there is no "
+                        "student for the next"
                     )
                 student = promoted.path
         for variant in sorted({v for a in needed for v in a.variants}):
@@ -217,8 +295,8 @@ def _collect_round(run: Run, number: int, student: str) -> None:
     silent = [s.detail for s in found if s.state in ("unavailable", "not_run")]
     if silent:
         raise WorkFailed(
-            f"{run.dir}: {len(silent)} tasks got no answer (the first: {silent[0]}); "
-            "run it again to ask once more"
+            f"{len(silent)} tasks got no answer (the first: {silent[0]}); run it again to ask "
+            "once more"
         )
 
 
@@ -227,26 +305,40 @@ def _states(run: Run) -> str:
     for number in run.ledger.rounds():
         states = [s.state for s in run.ledger.states(number).values()]
         counts = {s: states.count(s) for s in dict.fromkeys(states)}
-        rounds.append(", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items()))
-    return "; round 2: ".join(rounds)
+        words = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in counts.items())
+        rounds.append(words if number == 1 else f"round {number}: {words}")
+    return "; ".join(rounds)
 
 
-def _left(grid: Grid, teacher: TeacherTable) -> float:
-    """What the other collections have left of a teacher's cap. The cap is the experiment's: a
+def _left(grid: Grid, collection: Collection, teacher: TeacherTable) -> float:
+    """What the collections but one have left of a teacher's cap. The cap is the experiment's: a
     collection's own share of it is known to its own ledger."""
     spent = 0.0
     for other in grid.collections():
+        if other == collection:
+            continue
         path = Path(grid.config(other).run.dir)
         if (path / FILE_NAME).is_file():
             with Ledger(path, read_only=True) as ledger:
-                spent += ledger.spent(role="teacher", model=teacher.model)
+                spent += _spent(ledger, teacher)
     return max(0.0, (teacher.budget_usd or 0.0) - spent)
 
 
+def _spent(ledger: Ledger, teacher: TeacherTable) -> float:
+    """USD, with what was sent without an answer at the most it can have cost."""
+    asked = {"role": "teacher", "model": teacher.model}
+    spent, price = ledger.spent(**asked), price_for(teacher, "teacher")
+    if price is None:
+        return spent
+    spent += sum(price.cost(usage) for usage in ledger.unpriced(**asked))
+    return spent + sum(spent_on(sent, price) for sent in ledger.tries(**asked))
+
+
 def _siblings(grid: Grid, collection: Collection) -> list[tuple[Path, bool]]:
-    """Ledgers of the grid's other collections of a seed, as far as they are there, and whether
-    the same student attempts."""
-    others = [c for c in grid.collections() if c.seed == collection.seed and c != collection]
+    """Ledgers of the collections of a seed that come before or after this one and never at its
+    side, as far as they are there, and whether the same student attempts."""
+    (group,) = [group for group in _groups(grid) if collection in group]
+    others = [c for c in group if c.seed == collection.seed and c != collection]
     found = [
         (Path(grid.config(c).run.dir) / FILE_NAME, c.student == collection.student) for c in others
     ]
@@ -301,6 +393,8 @@ class _Stock:
         other = self.grid.reference(arm)
         assert other is not None, "the grid was checked"
         model = self.plan(other)
+        if model.skipped:
+            return f"{other.name}, which it is matched to, cannot be run: {model.skipped}", ""
         if arm.match[0] == "size":
             return model.examples, ""
         if not each or model.usd is None:
@@ -331,6 +425,9 @@ class _Stock:
         if arm.match and arm.match[0] == "steps":
             other = self.grid.reference(arm)
             (model,) = [p for p in plans if p.arm == other]
+            if model.skipped:
+                why = f"{model.arm.name}, which it is matched to, cannot be run: {model.skipped}"
+                return Plan(arm, skipped=why)
             return replace(planned, max_steps=self.steps(model))
         if arm.equal == "steps":
             beside = (p for p in plans if (p.arm.student, p.arm.seed) == (arm.student, arm.seed))
@@ -388,6 +485,12 @@ def run_cell(grid: Grid, planned: Plan, *, unsafe: bool = False, workers: int = 
     """Train and score one arm in its folder; read what was done before."""
     if planned.skipped:
         return Cell(planned)
+    arm = planned.arm
+    with _named(f"arm {arm.name} of {arm.student}, seed {arm.seed}"):
+        return _run_cell(grid, planned, unsafe, workers)
+
+
+def _run_cell(grid: Grid, planned: Plan, unsafe: bool, workers: int) -> Cell:
     arm, folder = planned.arm, cell_folder(grid, planned.arm)
     student = grid.student(arm.student)
     examples = drawn(examples_of(grid, arm), planned.examples, arm.seed)
@@ -470,9 +573,15 @@ def _write(path: Path, plain: Mapping[str, Any]) -> None:
 
 
 def need_benchmarks(grid: Grid) -> None:
-    """Raises UserError for a grid that scores nothing."""
-    if not grid.table.evaluate.benchmarks:
+    """Raises UserError for a grid that scores nothing, or on what is not there: before anything
+    is paid."""
+    table = grid.table.evaluate
+    if not table.benchmarks:
         raise UserError(
             "evaluate.benchmarks is empty, so the experiment would have no figures",
             hint='Give [evaluate] benchmarks = ["humaneval", "mbpp"]',
         )
+    for benchmark in table.benchmarks:
+        _, path = source_of(benchmark, table)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"no file for {benchmark}", where=path, hint="Mend evaluate.data")

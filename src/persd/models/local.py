@@ -81,6 +81,11 @@ class LocalModel:
         return {**self._source.identity, "api": self._api, "dtype": self._dtype}
 
     @property
+    def api(self) -> Api:
+        """How requests reach it: through its chat template, or as text it continues."""
+        return self._api
+
+    @property
     def batch(self) -> int:
         return self._batch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from persd.overlap import MEASURES
 from persd.report import compared
 from persd.report.compared import points
-from persd.report.tables import _score, _table, _text
+from persd.report.tables import new_table, say, score_cell, text_cell
 from persd.report.text import number, percent, share
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def print_analysis(console: Console, found: Mapping[str, Any]) -> None:
         console.print(labels_table(labels))
         _say_left_out(console, labels)
     if labels["note"]:
-        _say(console, f"No nats per token: {labels['note']}")
+        say(console, f"No nats per token: {labels['note']}")
     for attempts in found["attempts"]:
         if attempts["types"]:
             console.print(attempts_table(attempts))
@@ -36,9 +36,9 @@ def print_analysis(console: Console, found: Mapping[str, Any]) -> None:
         console.print(classes_table(row))
         _say_more(console, row)
     if found["mistakes"]:
-        _say(console, CLASSES)
+        say(console, CLASSES)
     else:
-        _say(
+        say(
             console, "No scores of a trained student and of the base, with their samples' outcomes."
         )
     print_overlap(console, found["overlap"])
@@ -48,25 +48,25 @@ def print_overlap(console: Console, found: Mapping[str, Any]) -> None:
     """The section ``overlap``: what is overlapped, the scores on the rest, what is not there."""
     if found["benchmarks"]:
         console.print(overlap_table(found))
-        _say(console, OVERLAP)
+        say(console, OVERLAP)
     for name, row in found["benchmarks"].items():
         if row["clean"]["models"]:
             console.print(clean_table(name, row))
     if any(row["clean"]["models"] for row in found["benchmarks"].values()):
-        _say(console, CLEAN)
+        say(console, CLEAN)
     for name, why in found["notes"].items():
-        _say(console, f"Training tasks are not held against {name}: {why}.")
+        say(console, f"Training tasks are not held against {name}: {why}.")
 
 
 def overlap_table(found: Mapping[str, Any]) -> Table:
     """A row a benchmark: how much of it the training tasks overlap, and by which measure."""
-    table = _table(f"Overlap of {number(found['train_tasks'])} training tasks with benchmarks")
+    table = new_table(f"Overlap of {number(found['train_tasks'])} training tasks with benchmarks")
     table.add_column("benchmark", overflow="fold")
     for name in ("tasks", "touched", "flagged", *MEASURES):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in found["benchmarks"].items():
         counts = row["tasks"], len(row["touched"]), row["flagged"], *row["by_measure"].values()
-        table.add_row(_text(name), *map(number, counts))
+        table.add_row(text_cell(name), *map(number, counts))
     return table
 
 
@@ -77,30 +77,30 @@ def clean_table(name: str, row: Mapping[str, Any]) -> Table:
     # two lines where round and step leave no room beside each other
     gap = "\n" if places else " "
     tasks = f"{number(row['clean']['tasks'])} of {number(row['tasks'])} tasks are clean"
-    table = _table(f"{name}: {tasks}, pass@k in %")
+    table = new_table(f"{name}: {tasks}, pass@k in %")
     table.add_column("model", overflow="fold")
     for column in (*places, "k", "whole", "clean", "clean, less base"):
         table.add_column(column, justify="right", no_wrap=True)
     for model in models:
         where = [str(model[n] or "–") for n in places]
         for k in model["whole"]["pass@k"]:
-            scores = (_score(model[part], k, gap) for part in ("whole", "clean"))
+            scores = (score_cell(model[part], k, gap) for part in ("whole", "clean"))
             less = _less(model.get("less_base", {}).get(k), gap)
-            table.add_row(_text(model["model"]), *where, k, *scores, less)
+            table.add_row(text_cell(model["model"]), *where, k, *scores, less)
     return table
 
 
 def labels_table(labels: Mapping[str, Any]) -> Table:
     """A row a variant: how close its labels are to attempts, and how likely to the student."""
     student = f" (nats under {labels['student']})" if labels["student"] else ""
-    table = _table(f"Labels and the student's own attempts{student}")
+    table = new_table(f"Labels and the student's own attempts{student}")
     table.add_column("variant", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
     table.add_column("similarity", justify="right", no_wrap=True)
     table.add_column("nats per token", justify="right", no_wrap=True)
     for row in labels["variants"]:
         table.add_row(
-            _text(row["variant"]),
+            text_cell(row["variant"]),
             number(row["examples"]),
             _measured(row["similarity"], row["similarity_interval"]),
             _measured(row["nats_per_token"], row["nats_interval"]),
@@ -116,13 +116,13 @@ def _say_left_out(console: Console, labels: Mapping[str, Any]) -> None:
         for reason, n in row["left_out"].items()
     ]
     if parts:
-        _say(console, f"Left out: {', '.join(parts)}.")
+        say(console, f"Left out: {', '.join(parts)}.")
 
 
 def attempts_table(found: Mapping[str, Any]) -> Table:
     """A row an error type of the pool's attempts: how many were repaired, and how."""
     failing = f"{number(found['failing'])} of {number(found['attempts'])} attempts fail"
-    table = _table(f"Round {found['round']}: {failing}")
+    table = new_table(f"Round {found['round']}: {failing}")
     table.add_column("first error", overflow="fold")
     for name in ("attempts", "refined", "share"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -131,32 +131,32 @@ def attempts_table(found: Mapping[str, Any]) -> Table:
         repairs = [f"{number(n)} {kind}" for kind, n in row["repairs"].items() if kind]
         counts = number(row["attempts"]), number(row["refined"])
         part = share(row["refined"], row["attempts"])
-        table.add_row(_text(row["type"]), *counts, part, _text(", ".join(repairs) or "–"))
+        table.add_row(text_cell(row["type"]), *counts, part, text_cell(", ".join(repairs) or "–"))
     return table
 
 
 def outcomes_table(found: Mapping[str, Any]) -> Table:
     """A row an outcome: its share of a task's samples before and after the training."""
-    table = _table(f"{_trained(found)}: outcomes, %")
+    table = new_table(f"{_trained(found)}: outcomes, %")
     table.add_column("outcome", overflow="fold")
     for name in ("base", "trained", "change"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found["outcomes"][:SHOWN]:
         shares = percent(row["before"]), percent(row["after"])
         change = _change(row["change"], row["change_interval"])
-        table.add_row(_text(row["outcome"]), *shares, change)
+        table.add_row(text_cell(row["outcome"]), *shares, change)
     return table
 
 
 def classes_table(found: Mapping[str, Any]) -> Table:
     """A row a class of the base's samples: what its tasks come to after the training."""
-    table = _table(f"{_trained(found)}: by the base's outcome, %")
+    table = new_table(f"{_trained(found)}: by the base's outcome, %")
     table.add_column("base's sample", overflow="fold")
     for name in ("tasks", "solved", "then", "change", "again", "then", "part"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found["classes"][:SHOWN]:
         table.add_row(
-            _text(row["class"]),
+            text_cell(row["class"]),
             f"{row['weight']:.1f}",
             percent(row["solved_before"]),
             percent(row["solved_after"]),
@@ -179,13 +179,13 @@ def _say_more(console: Console, found: Mapping[str, Any]) -> None:
     apart = Counter(found["apart"]["before"]) + Counter(found["apart"]["after"])
     parts = [f"{number(n)} samples {kind.replace('_', ' ')}" for kind, n in apart.items()]
     if not found["paired"]:
-        _say(console, "The samples themselves are not at hand: taken to be drawn independently.")
+        say(console, "The samples themselves are not at hand: taken to be drawn independently.")
     if found["left_out"]:
         parts.append(f"{number(found['left_out'])} tasks not judged on both sides")
     if rows > 0:
         parts.append(f"{number(rows)} rarer outcomes not shown (--json has them)")
     if parts:
-        _say(console, f"Left out: {', '.join(parts)}.")
+        say(console, f"Left out: {', '.join(parts)}.")
 
 
 def _measured(value: float | None, interval: Sequence[float] | None) -> str:
@@ -206,10 +206,6 @@ def _less(found: Mapping[str, Any] | None, gap: str) -> str:
     if found is None:
         return "–"
     return _change(found["value"], found["interval"], gap)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(_text(text), style="dim")
 
 
 CLASSES = (

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from persd.outcomes import APART
-from persd.report.tables import _BELOW, _BESIDE, WIDTH, _score, _table, _text
+from persd.report.tables import BELOW, BESIDE, WIDTH, new_table, score_cell, text_cell
 from persd.report.text import duration, number, percent, share, usd
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def _pair(difference: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(_text(text), width=min(WIDTH, console.width))
+    console.print(text_cell(text), width=min(WIDTH, console.width))
 
 
 def _head(console: Console, text: str) -> None:
     """A table's title, which a narrow table would break."""
-    console.print(_text(text), style="bold", width=min(WIDTH, console.width))
+    console.print(text_cell(text), style="bold", width=min(WIDTH, console.width))
 
 
 # ---- scores -----------------------------------------------------------------------------------
@@ -71,8 +71,8 @@ def score_tables(rows: Sequence[Mapping[str, Any]], ks: Sequence[str]) -> list[T
     """One benchmark: a row a step, below a later one its control and the difference to it; more
     tables where the ks do not fit beside each other."""
     room = WIDTH - _NAMES
-    gap = " " if len(ks) * _BESIDE <= room else "\n"
-    fit = max(1, room // (_BESIDE if gap == " " else _BELOW))
+    gap = " " if len(ks) * BESIDE <= room else "\n"
+    fit = max(1, room // (BESIDE if gap == " " else BELOW))
     return [_score_table(rows, ks[start : start + fit], gap) for start in range(0, len(ks), fit)]
 
 
@@ -82,10 +82,10 @@ def _score_table(rows: Sequence[Mapping[str, Any]], ks: Sequence[str], gap: str)
     for name in ["calls", *(f"pass@{k}" for k in ks)]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        scores = [_score(row, k, gap) for k in ks]
+        scores = [score_cell(row, k, gap) for k in ks]
         table.add_row(str(row["step"]), number(row["calls"]), *scores)
         if control := row.get("resample"):
-            scores = [_score(control, k, gap) for k in ks]
+            scores = [score_cell(control, k, gap) for k in ks]
             table.add_row("  resample", number(control["calls"]), *scores)
             less = row["less_resample"]
             table.add_row("  difference", "", *(_difference(less.get(k), gap) for k in ks))
@@ -102,7 +102,7 @@ def _difference(found: Mapping[str, Any] | None, gap: str) -> str:
 
 
 def _untitled() -> Table:
-    table = _table("")
+    table = new_table("")
     table.title = None
     return table
 
@@ -129,7 +129,7 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in shown:
             count = row["outcomes"].get(name, 0)
             cells += [number(count), share(count, _judged(row))]
-        table.add_row(_text(name), *cells)
+        table.add_row(text_cell(name), *cells)
     return table
 
 

@@ -26,12 +26,8 @@ def results(ledger: Ledger) -> list[dict[str, Any]]:
     model, None: unknown).
     """
     examples = {c.checkpoint_id: c.examples for c in ledger.checkpoints()}
-    # scores that another config gave stay in the ledger; shown are those of the present one
-    told = ledger.meta("evaluations")
-    current = None if told is None else set(json.loads(told))
-    found = [e for e in ledger.evaluations() if current is None or e.evaluation_id in current]
     rows = []
-    for row, e in rows_of(sorted(found, key=_place)):
+    for row, e in rows_of(sorted(shown(ledger), key=_place)):
         trained = examples.get(e.checkpoint_id) if e.checkpoint_id else None
         known = {
             "model": e.model,
@@ -40,6 +36,13 @@ def results(ledger: Ledger) -> list[dict[str, Any]]:
         }
         rows.append({**known, **row})
     return rows
+
+
+def shown(ledger: Ledger) -> list[Evaluation]:
+    """A run's evaluations under its present config; those that another one gave stay stored."""
+    told = ledger.meta("evaluations")
+    current = None if told is None else set(json.loads(told))
+    return [e for e in ledger.evaluations() if current is None or e.evaluation_id in current]
 
 
 def rows_of(found: Sequence[Evaluation]) -> Iterable[tuple[dict[str, Any], Evaluation]]:
@@ -51,8 +54,8 @@ def rows_of(found: Sequence[Evaluation]) -> Iterable[tuple[dict[str, Any], Evalu
     this step), ``seconds``; ``truncated`` and ``not_run``: samples counted apart;
     ``truncated_as_wrong``: pass@k by k with the truncated taken for wrong, where there are any;
     ``left_out``: by k, tasks with fewer than k samples in the score. Where there is something
-    to compare to: ``resample`` (``pass@k``, ``interval``, ``calls`` of the control, and what is apart in it),
-    ``less_resample`` and ``less_base`` (by k: ``value``, ``interval``, ``clear``,
+    to compare to: ``resample`` (``pass@k``, ``interval``, ``calls`` of the control, and what is
+    apart in it), ``less_resample`` and ``less_base`` (by k: ``value``, ``interval``, ``clear``,
     ``newly_solved`` and ``newly_lost`` as numbers of tasks; at the same step).
     """
     controls = {_key(e): e for e in found if e.control}

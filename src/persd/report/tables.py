@@ -28,7 +28,7 @@ def print_funnel(console: Console, ledger: Ledger) -> None:
 
 def funnel_table(found: summary.Funnel) -> Table:
     """One round: states, tasks, share and what the state means."""
-    table = _table(f"Round {found.round}: {number(found.tasks)} tasks")
+    table = new_table(f"Round {found.round}: {number(found.tasks)} tasks")
     table.add_column("state", no_wrap=True)
     table.add_column("tasks", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
@@ -36,7 +36,7 @@ def funnel_table(found: summary.Funnel) -> Table:
     for state, count in found.states.items():
         words = summary.WORDS[state]
         table.add_row(
-            _text(state.replace("_", " ")), number(count), share(count, found.tasks), words
+            text_cell(state.replace("_", " ")), number(count), share(count, found.tasks), words
         )
     table.add_section()
     table.add_row("all", number(found.tasks), share(found.tasks, found.tasks), "")
@@ -51,24 +51,24 @@ def print_results(console: Console, ledger: Ledger) -> None:
         return
     for table in result_tables(rows):
         console.print(table)
-    _say(console, "pass@k in percent, with the 95 % bootstrap interval over tasks")
+    say(console, "pass@k in percent, with the 95 % bootstrap interval over tasks")
     if any("resample" in row for row in rows):
-        _say(console, compared.RESAMPLE)
+        say(console, compared.RESAMPLE)
     _say_apart(console, rows)
     differences = list(compared_tables(rows))
     for table in differences:
         console.print(table)
     if differences:
-        _say(console, compared.POINTS)
+        say(console, compared.POINTS)
 
 
 def _say_apart(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """What is part of no score, a line a row of the results; nothing where there is nothing."""
     found = [line for _, group in _by_benchmark(rows) for line in compared.apart(group, True)]
     for line in found:
-        _say(console, line)
+        say(console, line)
     if found:
-        _say(console, compared.APART)
+        say(console, compared.APART)
 
 
 def _by_benchmark(
@@ -84,14 +84,14 @@ def result_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         names = compared.names(found)
         room = WIDTH - 12 - max(len(r["model"]) for r in found) - sum(len(n) + 2 for n in names)
         ks = list(dict.fromkeys(k for r in found for k in r["pass@k"]))
-        gap = " " if len(ks) * _BESIDE <= room else "\n"
-        fit = max(1, room // (_BESIDE if gap == " " else _BELOW))
+        gap = " " if len(ks) * BESIDE <= room else "\n"
+        fit = max(1, room // (BESIDE if gap == " " else BELOW))
         for start in range(0, len(ks), fit):
             yield _result_table(benchmark, found, names, ks[start : start + fit], gap)
 
 
 #: Columns of a score with its interval beside it, and below it, and the space to the next.
-_BESIDE, _BELOW = 21, 13
+BESIDE, BELOW = 21, 13
 
 
 def _result_table(
@@ -104,22 +104,22 @@ def _result_table(
     first = rows[0]
     same = len({(r["tasks"], r["samples"]) for r in rows}) == 1
     size = f": {number(first['tasks'])} tasks, {first['samples']} samples each" if same else ""
-    table = _table(f"{benchmark}{size}")
+    table = new_table(f"{benchmark}{size}")
     table.add_column("model", no_wrap=True)
     for name in [*names, "examples", *(f"pass@{k}" for k in ks)]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         places = [str(row[n] or "–") for n in names]
         trained = "?" if row["examples"] is None else number(row["examples"])
-        scores = (_score(row, k, gap) for k in ks)
-        table.add_row(_text(row["model"]), *places, trained, *scores)
+        scores = (score_cell(row, k, gap) for k in ks)
+        table.add_row(text_cell(row["model"]), *places, trained, *scores)
         if control := row.get("resample"):
-            scores = (_score(control, k, gap) for k in ks)
+            scores = (score_cell(control, k, gap) for k in ks)
             table.add_row("  resample", *places, "", *scores)
     return table
 
 
-def _score(row: Mapping[str, Any], k: str, gap: str) -> str:
+def score_cell(row: Mapping[str, Any], k: str, gap: str) -> str:
     """A score in percent and its interval, beside it or on the line below."""
     if k not in row["pass@k"]:
         return "–"
@@ -141,7 +141,7 @@ def compared_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
 def _compared_table(
     title: str, names: Sequence[str], found: Sequence[compared.Comparison]
 ) -> Table:
-    table = _table(title)
+    table = new_table(title)
     table.add_column("model", overflow="fold")
     for name in [*names, "k", "points", "solved", "lost"]:
         table.add_column(name, justify="right", no_wrap=True)
@@ -150,7 +150,7 @@ def _compared_table(
         places = [str(one.row[n] or "–") for n in names]
         cells = f"{one.points} ({one.span})", number(one.newly_solved), number(one.newly_lost)
         clear = "clear" if one.clear else ""
-        table.add_row(_text(one.row["model"]), *places, one.k, *cells, clear)
+        table.add_row(text_cell(one.row["model"]), *places, one.k, *cells, clear)
     return table
 
 
@@ -162,13 +162,13 @@ def print_money(console: Console, ledger: Ledger, paid: Money | None = None) -> 
     paid = paid or money(ledger)
     if paid.all.is_money:
         console.print(money_table(paid))
-        console.print(_text(money_line(paid)))
+        console.print(text_cell(money_line(paid)))
 
 
 def money_table(paid: Money) -> Table:
     """A row a stage, round and model that was served or paid; all together at the foot."""
     cached = bool(paid.all.cached_tokens)
-    table = _table("Calls and money")
+    table = new_table("Calls and money")
     table.add_column("stage", no_wrap=True)
     table.add_column("round", justify="right", no_wrap=True)
     table.add_column("model", overflow="fold")
@@ -176,7 +176,7 @@ def money_table(paid: Money) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     shown = [s for s in paid.spending if s.sum.is_money]
     for s in shown:
-        table.add_row(s.stage, str(s.round or "–"), _text(s.model), *_amounts(s.sum, cached))
+        table.add_row(s.stage, str(s.round or "–"), text_cell(s.model), *_amounts(s.sum, cached))
     table.add_section()
     table.add_row("all", "", "", *_amounts(sum((s.sum for s in shown), Sum()), cached))
     return table
@@ -221,7 +221,7 @@ def print_data_sets(console: Console, ledger: Ledger) -> None:
 
 def data_sets_table(found: Sequence[sets.DataSet]) -> Table:
     """A row a data set: how many examples, and what was left out for which reason."""
-    table = _table("Data sets")
+    table = new_table("Data sets")
     table.add_column("variant", no_wrap=True)
     table.add_column("rounds", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
@@ -230,22 +230,22 @@ def data_sets_table(found: Sequence[sets.DataSet]) -> Table:
     for data in found:
         reasons = ", ".join(f"{number(n)} {reason}" for reason, n in data.rejected.items())
         table.add_row(
-            _text(data.variant or "(empty)"),
+            text_cell(data.variant or "(empty)"),
             ", ".join(map(str, data.rounds)),
             number(data.examples),
             number(data.tasks),
-            _text(reasons or "none"),
+            text_cell(reasons or "none"),
         )
     return table
 
 
 def print_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     """Named figures one below the other; what is nested is set in."""
-    table = _table(title)
+    table = new_table(title)
     table.add_column("", overflow="fold")
     table.add_column("", justify="right", overflow="fold")
     for name, value in _flat(facts):
-        table.add_row(_text(name), _text(value))
+        table.add_row(text_cell(name), text_cell(value))
     table.show_header = False
     console.print(table)
 
@@ -274,23 +274,25 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(_text(text), style="dim")
+def say(console: Console, text: str) -> None:
+    """A remark under a table."""
+    console.print(text_cell(text), style="dim")
 
 
-def _text(value: str) -> Any:
+def text_cell(value: str) -> Any:
     """Text of others: no markup is read in it, and nothing in it moves the cursor."""
     from rich.text import Text
 
     return Text(visible(value))
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the one style all have here."""
     from rich import box
     from rich.table import Table
 
     return Table(
-        title=_text(title),
+        title=text_cell(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
