@@ -19,6 +19,9 @@ from persd.records import Evaluation
 Interval = tuple[float, float]
 RESAMPLES = 2000
 _ROUNDING = 1e-9
+#: Share of the tasks that all seeds must have to be taken for one set of tasks; the rest of it
+#: was truncated or not run in one of them.
+_MOST = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ def _crossed(values: Sequence[Mapping[str, float]]) -> Score | None:
         return None
     tasks = sorted(set().union(*values))
     shared = [t for t in tasks if all(t in v for v in values)]
-    if not shared:  # each seed has tasks of its own
+    if len(shared) < _MOST * len(tasks):  # each seed has tasks of its own
         return _nested(values)
     table = [[v[t] for t in shared] for v in values]
     draw, means = random.Random(0), []
