@@ -140,7 +140,11 @@ def test_a_shipped_grid_has_the_rows_it_is_for(
     for seed in found.table.experiment.seeds:
         for i, student in enumerate(students):
             other = students[1 - i] if len(students) == 2 else ""
-            assert rows(found, student, seed) == [r.format(other) for r in SHIPPED[name]]
+            wanted = [r.format(other) for r in SHIPPED[name]]
+            if found.table.evaluate.seed is not None and seed != found.table.experiment.seeds[0]:
+                # on the same held-out tasks the untrained student is the same for every seed
+                wanted = [r for r in wanted if not r.startswith("base")]
+            assert rows(found, student, seed) == wanted
     assert all(found.config(c).run.dir for c in found.collections())
 
 

@@ -253,7 +253,7 @@ def collect_one(which: tuple[Grid, Collection], *, unsafe: bool, workers: int) -
 
 def _collect_one(grid: Grid, collection: Collection, unsafe: bool, workers: int) -> str:
     config = grid.config(collection)
-    verify = {"unsafe": unsafe, "workers": config.verify.workers or workers}
+    verify = {"unsafe": unsafe or config.verify.unsafe, "workers": config.verify.workers or workers}
     teachers = [
         t
         if t.budget_usd is None
@@ -505,7 +505,9 @@ def _run_cell(grid: Grid, planned: Plan, unsafe: bool, workers: int) -> Cell:
     if arm.variants:
         model, metrics = _trained(folder, student, examples, settings)
     verify = grid.table.verify
-    verify = verify.model_copy(update={"unsafe": unsafe, "workers": verify.workers or workers})
+    verify = verify.model_copy(
+        update={"unsafe": unsafe or verify.unsafe, "workers": verify.workers or workers}
+    )
     found: list[Evaluation] = []
     with Session(folder, seed=arm.seed, student=student, verify=verify) as session:
         found = list(_scores(grid, arm, session, model))
