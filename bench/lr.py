@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from persd.build import build_rounds, stored_config, train_settings
+from persd.build import build_rounds, train_settings
 from persd.domains.code import parse_reply, task_prompt
 from persd.ledger import Ledger
 from persd.models import EMBEDDED_STUDENT
 from persd.models.local import LocalModel
 from persd.records import Example, Message, Request, Task, derive_seed
+from persd.run import stored_config
 from persd.sandbox import Limits, Sandbox
 from persd.tasks import lab
 from persd.train import TrainSettings, train

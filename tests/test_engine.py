@@ -31,6 +31,7 @@ from persd.experiment.engine import (
     plan,
     run_cell,
     run_grid,
+    score_file,
     steps_of,
 )
 from persd.experiment.grid import Collection, Grid, load_grid
@@ -168,7 +169,7 @@ def test_standard_examples_cost_less_than_personal_ones(
 
 def test_run_again_it_does_nothing(done: tuple[Grid, list[Cell], Heard]) -> None:
     grid, cells, _ = done
-    files = sorted(grid.dir.glob("cells/*/cell.json"))
+    files = sorted(grid.dir.glob("cells/*/cell-*.json"))
     before = [f.stat().st_mtime_ns for f in files], calls(grid)
     assert len(files) == len(cells)
     assert figures(run_grid(grid)) == figures(cells)
@@ -180,7 +181,7 @@ def test_a_cell_that_was_broken_off_is_made_again_of_what_is_there(
 ) -> None:
     grid, cells, _ = done
     before = calls(grid)
-    path = cell_folder(grid, cells[0].plan.arm) / "cell.json"
+    path = score_file(grid, cells[0].plan.arm)
     path.write_text(path.read_text()[:100])
     assert figures([run_cell(grid, cells[0].plan)]) == figures(cells[:1])
     assert calls(grid) == before
@@ -196,7 +197,7 @@ def test_interrupted_with_two_workers_it_goes_on_to_the_same_figures(
     command += ["--set", "experiment.seeds=[0]"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: any(grid.dir.glob("cells/*/cell.json")), process)
+        wait_for(lambda: any(grid.dir.glob("cells/*/cell-*.json")), process)
         workers = children_of(process.pid)
         os.kill(process.pid, signal.SIGINT)  # the process alone: it has to end the others
         out, err = process.communicate(timeout=60)
@@ -206,7 +207,7 @@ def test_interrupted_with_two_workers_it_goes_on_to_the_same_figures(
     last = "persd: interrupted; what was answered is kept, run it again to go on"
     assert (err.splitlines()[-1], "Traceback" in err) == (last, False)
     wait_for(lambda: not any(is_alive(pid) for pid in workers))
-    kept = {f: f.stat().st_mtime_ns for f in grid.dir.glob("cells/*/cell.json")}
+    kept = {f: f.stat().st_mtime_ns for f in grid.dir.glob("cells/*/cell-*.json")}
     assert 0 < len(kept) < len(wanted)
     assert figures(run_grid(grid, workers=2)) == figures(wanted)
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
@@ -252,8 +253,8 @@ def test_a_failing_arm_is_named_and_what_is_done_stays(
             run_grid(grid)
     assert (told.value.where, told.value.hint) == ("there", "make room")
     base, persd = grid.arms()
-    assert (cell_folder(grid, base) / "cell.json").is_file()
-    assert not (cell_folder(grid, persd) / "cell.json").is_file()
+    assert score_file(grid, base).is_file()
+    assert not score_file(grid, persd).is_file()
     assert [c.plan.arm for c in run_grid(grid)] == [base, persd]
 
     # other scores are asked for: what was trained is not trained again

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from persd.cli import app
 from persd.experiment import page, tables
-from persd.experiment.engine import Cell, Plan, cell_folder
+from persd.experiment.engine import Cell, Plan, score_file
 from persd.experiment.grid import Arm, Grid, load_grid
 from persd.experiment.paper import paper_score
 from persd.experiment.results import arms_of, rows_of
@@ -340,9 +340,9 @@ def test_a_dry_run_tells_what_is_done_and_does_nothing(tmp_path: Path) -> None:
         'tasks={source="lab", limit=6}',
         "teacher={model='lab', direct='ask', price={input=1.0, output=2.0}, budget_usd=0.5}",
     )
-    done = cell_folder(grid, grid.arms()[0])
-    done.mkdir(parents=True)
-    (done / "cell.json").write_text("{}")
+    done = score_file(grid, grid.arms()[0])
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
     found = page.dry_run(grid)
     assert (found["arms"], found["done"]) == (6, 1)
     assert [(r["model"], r["seeds"], r["done"]) for r in found["rows"]] == [

@@ -30,8 +30,9 @@ from persd.records import (
     Verdict,
     content_id,
 )
-from persd.run import Run, limits_of
+from persd.run import Run, limits_of, stored_config
 from persd.sandbox import Limits, Sandbox
+from persd.screen import twins
 from persd.train import TrainSettings, data_hash, train
 
 
@@ -68,6 +69,7 @@ def build_rounds(
 ) -> tuple[list[Example], list[Rejected]]:
     """A variant over some rounds, deterministic; the same pair of two rounds is kept once."""
     parts_of(variant)  # an unknown variant is refused before anything runs
+    known = twins(ledger)
     kept: dict[tuple[str, str, str], Example] = {}
     left_out: list[Rejected] = []
     for round in rounds:
@@ -86,9 +88,18 @@ def build_rounds(
             if not ledger.read_only and all(r.reason != "not_run" for r in stored[1]):
                 ledger.add_build(key, *stored)
         for example in stored[0]:
-            kept.setdefault((example.task_id, example.prompt, example.completion), example)
+            if example.task_id in known:
+                left_out.append(_contaminated(example, known[example.task_id]))
+            else:
+                kept.setdefault((example.task_id, example.prompt, example.completion), example)
         left_out.extend(stored[1])
     return list(kept.values()), left_out
+
+
+def _contaminated(example: Example, detail: str) -> Rejected:
+    return Rejected(
+        example.variant, example.task_id, example.round, example.form, "contaminated", detail
+    )
 
 
 def task_records(ledger: Ledger, round: int) -> list[TaskRecord]:
@@ -330,11 +341,3 @@ def train_run(
     metrics = _train(base, examples, out, settings, config, progress, f"train {variant}")
     counts = {k: int(v) if v.is_integer() and k != "epochs" else v for k, v in metrics.items()}
     return {**counts, "examples": len(examples), "path": str(out), "base": base}
-
-
-def stored_config(ledger: Ledger) -> Config:
-    """The config a run was made with."""
-    stored = ledger.meta("config")
-    if stored is None:
-        raise UserError("the run holds no config", where=str(ledger.path))
-    return Config.model_validate(json.loads(stored))

@@ -380,7 +380,8 @@ class Rejected:
     round: int
     form: Literal["task", "refine"]
     reason: str
-    """``unparsable``, ``undefined_names``, ``signature``, or the judge's status."""
+    """``unparsable``, ``undefined_names``, ``signature``, ``contaminated``, or the judge's
+    status."""
     detail: str = ""
 
 

@@ -238,6 +238,14 @@ def limits_of(config: Config) -> Limits | None:
     return limits_from(config.verify.timeout, config.verify.memory_mb)
 
 
+def stored_config(ledger: Ledger) -> Config:
+    """The config a run was made with."""
+    stored = ledger.meta("config")
+    if stored is None:
+        raise UserError("the run holds no config", where=str(ledger.path))
+    return Config.model_validate(json.loads(stored))
+
+
 def load_pool(run: Run) -> None:
     """Read the run's tasks from their source and hold them against what the run began with.
 

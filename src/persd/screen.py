@@ -2,18 +2,20 @@
 
 Tasks that are a benchmark's task again (``persd.overlap``) end as ``contaminated`` before the
 student or a teacher is asked about them. Held against are the benchmarks that the config names
-when a task is collected; what a benchmark named later overlaps is for ``overlap_report`` to say.
+when a task is collected; what one named later overlaps is left out when examples are built.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from persd.errors import UserError
+from persd.ledger import Ledger
 from persd.overlap import Match, Overlap
-from persd.records import Task
-from persd.run import Case, Run
+from persd.records import Task, content_id
+from persd.run import Case, Run, stored_config
 
 
 def screen(run: Run, tasks: Iterable[Task], round: int) -> Iterable[Task]:
@@ -50,6 +52,32 @@ def _read(run: Run, name: str) -> list[Task]:
             where=error.where,
             hint=f'set evaluate.data = {{ "{name}" = "FILE" }}, or tasks.decontaminate = false',
         ) from error
+
+
+def twins(ledger: Ledger) -> dict[str, str]:
+    """Of a run's pool the tasks that are a benchmark's again, by task_id, in words: held against
+    those of the config's benchmarks whose tasks the ledger holds. A benchmark that was named only
+    after the tasks were collected is so kept out of what is trained on, too."""
+    from persd.benchmarks import place_of, unlike_pool
+
+    if ledger.meta("config") is None:
+        return {}
+    config = stored_config(ledger)
+    if not config.tasks.decontaminate:
+        return {}
+    places = {n: place_of(n, config.evaluate, config.run.seed) for n in unlike_pool(config)}
+    places = {name: place for name, place in places.items() if ledger.count_tasks(place)}
+    if not places:
+        return {}
+    key = f"twins {content_id(places, ledger.count_tasks())}"
+    known = ledger.meta(key)
+    if known is not None:
+        return dict(json.loads(known))
+    overlap = Overlap({name: ledger.tasks(place) for name, place in places.items()})
+    found = {t.task_id: in_words(m) for t in ledger.stream_tasks() if (m := overlap.matches(t))}
+    if not ledger.read_only:
+        ledger.set_meta(key, json.dumps(found))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

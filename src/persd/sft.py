@@ -61,9 +61,7 @@ def make_trainer(
 def _arguments(folder: Path, rows: int, settings: TrainSettings) -> Any:
     device = pick_device(None)
     micro, accumulate = _batches(settings, device)
-    steps = settings.max_steps or math.ceil(
-        math.ceil(rows / settings.batch_size) * settings.epochs
-    )
+    steps = settings.max_steps or math.ceil(math.ceil(rows / settings.batch_size) * settings.epochs)
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,

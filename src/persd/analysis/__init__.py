@@ -15,10 +15,10 @@ from persd.analysis.attempts import training_mistakes
 from persd.analysis.clean import overlap_of
 from persd.analysis.evaluated import evaluated_mistakes
 from persd.analysis.labels import examples_of, labels_of
-from persd.build import stored_config
 from persd.ledger import Ledger
 from persd.progress import QUIET, Progress
 from persd.records import VARIANTS
+from persd.run import stored_config
 from persd.sandbox import Sandbox
 
 

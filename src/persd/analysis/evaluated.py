@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from persd.analysis.mistakes import Pairs, mistakes
-from persd.build import stored_config
 from persd.ledger import Ledger
 from persd.outcomes import NOT_RUN, by_task, outcome_of
 from persd.progress import QUIET, Progress
 from persd.records import Evaluation, Verdict
 from persd.report.results import shown
+from persd.run import stored_config
 
 
 def evaluated_mistakes(ledger: Ledger, progress: Progress = QUIET) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Runs a grid: collections first, each once; then every arm, trained and scored in its own folder.
 
     dir/collect/NAME   a run: attempts, repairs, and the examples of every variant
-    dir/cells/NAME     an arm: its checkpoint, its ledger of samples and verdicts, cell.json
+    dir/cells/NAME     an arm: its checkpoint, its ledger of samples and verdicts, its scores
 
 All of it is resumed: a collection goes on as a run does, a finished arm is read, an unfinished
 one asks for the samples it lacks. Arms share nothing they write to, so they may run side by side.
@@ -498,7 +498,7 @@ def _run_cell(grid: Grid, planned: Plan, unsafe: bool, workers: int) -> Cell:
     if planned.max_steps is not None:
         settings = replace(settings, max_steps=planned.max_steps)
     inputs = _inputs(grid, planned, examples, settings)
-    stored = _stored(folder, inputs)
+    stored = _stored(score_file(grid, arm), inputs)
     if stored is not None:
         return replace(stored, plan=planned)
     model, metrics = student.model, dict[str, float]()
@@ -512,7 +512,7 @@ def _run_cell(grid: Grid, planned: Plan, unsafe: bool, workers: int) -> Cell:
     with Session(folder, seed=arm.seed, student=student, verify=verify) as session:
         found = list(_scores(grid, arm, session, model))
     cell = Cell(planned, tuple(found), metrics)
-    _write(folder / "cell.json", {**asdict(cell), "inputs": inputs})
+    _write(score_file(grid, arm), {**asdict(cell), "inputs": inputs})
     return cell
 
 
@@ -531,6 +531,12 @@ def cell_folder(grid: Grid, arm: Arm) -> Path:
     return grid.dir / "cells" / f"{arm.student}-{name}-seed{arm.seed}-{arm.key[:8]}"
 
 
+def score_file(grid: Grid, arm: Arm) -> Path:
+    """Where an arm's scores lie: those of other [evaluate] settings lie beside them."""
+    settings = content_id(grid.table.evaluate.model_dump(mode="json"))
+    return cell_folder(grid, arm) / f"cell-{settings[:8]}.json"
+
+
 def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: TrainSettings) -> str:
     """All that a cell's figures follow from: the same, the same figures."""
     student, table = grid.student(planned.arm.student), grid.table
@@ -543,9 +549,9 @@ def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: Tr
     return content_id(base, evaluated, verify, sampled, planned.arm.feedback, planned.arm.seed)
 
 
-def _stored(folder: Path, inputs: str) -> Cell | None:
+def _stored(path: Path, inputs: str) -> Cell | None:
     try:
-        told = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
         if told.get("inputs") != inputs:
             return None
         found = tuple(from_plain(Evaluation, e) for e in told["evaluations"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from persd import __version__
-from persd.experiment.engine import Cell, cell_folder
+from persd.experiment.engine import Cell, cell_folder, need_benchmarks, score_file
 from persd.experiment.grid import Collection, Grid
 from persd.experiment.paper import SOURCE
 from persd.experiment.results import INTERVAL, LAB_NOTE, ONE_SEED, arms_of, rows_of
@@ -239,9 +239,10 @@ def dry_run(grid: Grid) -> dict[str, Any]:
     "dir", "tasks", "tasks_finished", "calls_at_most" (of the teacher), "usd" (spent),
     "usd_at_most" (null: unknown)}], "usd_at_most" (of all, caps kept), "notes"}.
     """
+    need_benchmarks(grid)
     done: dict[tuple[str, str], list[bool]] = {}
     for arm in grid.arms():
-        is_done = (cell_folder(grid, arm) / "cell.json").is_file()
+        is_done = score_file(grid, arm).is_file()
         done.setdefault((arm.student, arm.name), []).append(is_done)
     collections = [_expected(grid, c) for c in grid.collections()]
     return {

@@ -255,6 +255,12 @@ def load_tokenizer(source: Source) -> Any:
     """The checkpoint's own tokenizer. Raises UserError where it cannot be read."""
     from transformers import AutoTokenizer
 
+    if source.revision is None and not _holds_tokenizer(Path(source.location)):
+        raise UserError(
+            "the checkpoint holds no tokenizer (no tokenizer.json)",
+            where=source.location,
+            hint="Save its base model's there: tokenizer.save_pretrained(FOLDER).",
+        )
     with quiet(), _readable(source, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     if tokenizer.eos_token_id is None:
@@ -264,6 +270,12 @@ def load_tokenizer(source: Source) -> Any:
             hint='Set "eos_token" in its tokenizer_config.json.',
         )
     return tokenizer
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    """Whether there is a vocabulary in one of the usual forms, or the code that makes one."""
+    kinds = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tokenization*.py")
+    return any(any(folder.glob(kind)) for kind in kinds)
 
 
 def load_model(source: Source, dtype: Any) -> Any:
