@@ -140,6 +140,42 @@ def test_step_two_refines_only_what_fails_the_seen_tests(
     assert (control.control, control.step, control.calls, two.calls) == ("resample", 2, 3, 3)
 
 
+@pytest.mark.parametrize("finish", ["length", "prompt_too_long"])
+def test_a_later_step_that_writes_nothing_whole_leaves_what_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_tasks: list[Task], finish: str
+) -> None:
+    class Cut(Sampler):
+        def open_model(self, spec: Any, role: str, **_: Any) -> Any:
+            model = super().open_model(spec, role)
+            inner = model.complete
+
+            def complete(requests: list[Request]) -> Any:
+                found = inner(requests)
+                return [
+                    replace(c, finish=finish, text="    return (a") if r.parent else c
+                    for r, c in zip(requests, found, strict=True)
+                ]
+
+            model.complete = complete
+            return model
+
+    use(monkeypatch, Cut({("x", 0), ("x", 1), ("y", 0)}))
+    with Run(evaluation_config(tmp_path, steps=2)) as run:
+        one, two, _ = evaluate_benchmarks(run, "base", 0, "student", None)
+    # the failures are failures still: a score does not rise for want of an answer
+    assert two.pass_at_k == one.pass_at_k
+    assert two.outcomes == one.outcomes
+    assert two.calls == 5
+
+
+def test_a_model_that_never_ends_has_no_score_and_stops_nobody() -> None:
+    x = make_task("x")
+    cut = [sample(x, n, "syntax", "length") for n in range(2)]
+    found = scored(cut, [x], EvaluateTable(samples=2, k=[1]))
+    assert found.pass_at_k == {}
+    assert found.statuses == {"truncated": 2}
+
+
 def test_step_two_cannot_see_a_hidden_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_reply_cut_within_its_program_is_truncated(text: str) -> None:
         "    return a - b\n\n\nprint(add(1, 2))\nprint(add(",  # the program is whole before it
         "    return a - b\n\n\ndef other(x):\n    return x\n\n\ndef third(x):\n    ret",
         "```python\ndef add(a, b):\n    return a - b\n```\nThis adds the two numbers, since",
+        "    return a - b\n\n\n\n\n\n",  # done, and only empty lines after
         "    return a b c\n    x = 1\n    y = 2\n    z = 3\n    w = 4\n",  # wrong from the start
     ],
 )
@@ -70,6 +71,12 @@ def test_a_whole_program_that_fails_is_wrong_however_the_reply_ends(text: str) -
 def test_is_open_reads_any_text() -> None:
     for text in ("\x00", "def add(", "\ud800", "(" * 500):
         assert is_open(TASK, text, parse_reply(TASK, text).code) in (True, False)
+
+
+@pytest.mark.parametrize("name", ["passed", "truncated", "not_run", "no code"])
+def test_a_program_cannot_name_its_own_outcome(name: str) -> None:
+    # class passed(Exception): ...; raise passed()
+    assert an_outcome("    raise x\n", "error", error=name) == "Exception"
 
 
 def an_evaluation(outcomes: dict[str, dict[str, int]]) -> Evaluation:

@@ -245,7 +245,7 @@ def test_the_teacher_is_shown_what_the_config_says(
     said = "\n".join(m.content for m in repairs[-1].messages)
     assert ("EXPECTED" in said) == tells
     assert all((r.verdict is not None) == tells for r in repairs)
-    assert ("closest" in said) == (prompt != "free")
+    assert ("close" in said) == (prompt != "free")
     assert ("return a + b" in said) == (prompt != "blind")
     with Ledger(config.run.dir, read_only=True) as ledger:
         (record,) = task_records(ledger, 1)

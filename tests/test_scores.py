@@ -70,6 +70,23 @@ def test_over_seeds_covers_seeds_as_well_as_tasks() -> None:
     assert over_seeds([{}], 1) is None
 
 
+def test_tasks_that_a_seed_lacks_make_no_other_tasks_of_the_rest() -> None:
+    # each seed has lost another tenth to truncation: they are the same tasks all the same
+    tasks = [str(i) for i in range(100)]
+    found = [
+        {t: (1 if i // 10 == lost else 2, 1 if i % 2 else 0) for i, t in enumerate(tasks)}
+        for lost in range(3)
+    ]
+    crossed = over_seeds(found, 2)
+    assert crossed is not None
+    assert crossed.tasks == 70
+    alone = over_seeds(found[:1], 2)
+    assert alone is not None
+    # three seeds that agree say no more of the tasks than one does
+    width, one = (s.interval[1] - s.interval[0] for s in (crossed, alone))
+    assert width > 0.9 * one
+
+
 def test_seeds_with_tasks_of_their_own_are_drawn_one_within_the_other() -> None:
     first: Counts = {f"a{i}": (2, 2) for i in range(30)}
     second: Counts = {f"b{i}": (2, 0) for i in range(30)}

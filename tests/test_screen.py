@@ -12,14 +12,16 @@ import pytest
 
 from conftest import make_task
 from persd import report
-from persd.config import Config
+from persd.benchmarks import held_out
+from persd.build import build_rounds
+from persd.config import Config, EvaluateTable, to_json
 from persd.errors import UserError
 from persd.forecast import forecast
 from persd.loop import collect
 from persd.records import Task, Test
 from persd.report.summary import funnel
 from persd.run import Run
-from persd.screen import against, screen
+from persd.screen import against, screen, twins
 from play import Script, use
 
 TWIN = "Write a function that adds two numbers, whichever they are, and gives their sum."
@@ -202,3 +204,28 @@ def test_the_report_names_the_state(tmp_path: Path, script: Script) -> None:
         run.store_tasks(TASKS)
         collect(run, 1, "student")
     assert "kept out of training" in report.write(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_a_benchmark_named_later_is_kept_out_of_what_is_built(
+    tmp_path: Path, script: Script
+) -> None:
+    script.student["twin"] = "    return a - b\n"
+    script.teacher["twin"] = "```python\ndef add(a, b):\n    return a + b\n```"
+    later = make_config(tmp_path)
+    before = later.model_copy(update={"evaluate": EvaluateTable()})
+    with Run(before) as run:
+        run.store_tasks(TASKS)
+        collect(run, 1, "student")
+        built, _ = build_rounds(run.ledger, lambda: run.box, "persd", [1])
+        assert {e.task_id for e in built} == {"other-2", "twin"}
+    with Run(later) as run:
+        held_out(run, later.evaluate.benchmarks[0], later.evaluate)
+        built, rejected = build_rounds(run.ledger, lambda: run.box, "persd", [1])
+        assert {e.task_id for e in built} == {"other-2"}
+        assert [(r.task_id, r.reason) for r in rejected] == [("twin", "contaminated")]
+        assert "sum-two" in rejected[0].detail
+        assert twins(run.ledger) == twins(run.ledger)
+    free = make_config(tmp_path, tasks={"decontaminate": False})
+    with Run(before) as run:
+        run.ledger.set_meta("config", to_json(free))
+        assert twins(run.ledger) == {}

@@ -111,7 +111,7 @@ def task_records(ledger: Ledger, round: int) -> list[TaskRecord]:
     tells = config is None or json.loads(config)["run"].get("feedback", True)
     states = ledger.states(round)
     solutions = {s.solution_id: s for s in ledger.solutions(benchmark="")}
-    verdicts = {v.solution_id: v for v in ledger.verdicts()}
+    verdicts = {v.solution_id: v for v in ledger.verdicts(benchmark="")}
     records = []
     for task in ledger.tasks():
         state = states.get(task.task_id)

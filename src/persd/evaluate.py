@@ -31,11 +31,12 @@ from persd.records import (
     Task,
     Verdict,
     content_id,
+    content_of,
     derive_seed,
 )
 from persd.run import Run
 from persd.scores import score as score_of
-from persd.session import Session
+from persd.session import NOT_ATTEMPTS, Session
 
 Control = Literal["", "resample"]
 
@@ -54,6 +55,8 @@ class Sample:
     """``outcomes.outcome_of``."""
     told: str | None = None
     """Feedback of the first seen test that fails; None: none fails, or there is none."""
+    is_attempt: bool = True
+    """False: nothing was written, for the prompt did not fit or was not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Exam:
         return content_id(
             dict(asker.model.identity),
             self.benchmark,
-            [content_id(t) for t in self.tasks],
+            [content_of(t) for t in self.tasks],
             {**table, "k": sorted(self.table.k)},
             self.seed,
             self.session.judged_by,
@@ -167,7 +170,8 @@ def _stage(
     """How many replies one step asks for, and the samples as they stand after it."""
     if step == 1:
         requests = first_step(exam)
-        asked, kept = len(exam.tasks) * exam.table.samples, []
+        failing: list[Sample] = []
+        asked, kept = len(exam.tasks) * exam.table.samples, list[Sample]()
     else:
         failing = [s for s in before if s.told is not None]
         requests = next_step(exam, failing, step, control)
@@ -178,7 +182,20 @@ def _stage(
     progress.stage(f"evaluate {name} on {exam.benchmark}{which}{by}", asked)
     made = list(_judged(exam, asker, requests, is_last=step == exam.table.steps))
     progress.close()
-    return asked, kept + made
+    return asked, kept + (made if step == 1 else _standing(failing, made))
+
+
+def _standing(before: Sequence[Sample], after: Sequence[Sample]) -> list[Sample]:
+    """The samples after a later step: where it wrote no whole program, the one before stands.
+
+    Else a failure that was cut, or whose prompt is too long, would leave the score, and what is
+    left of it would look better with nothing solved.
+    """
+    earlier = {(s.task.task_id, s.number): replace(s, told=None) for s in before}
+    return [
+        s if s.is_attempt and s.outcome != TRUNCATED else earlier[s.task.task_id, s.number]
+        for s in after
+    ]
 
 
 def first_step(exam: Exam) -> Iterator[Request]:
@@ -229,7 +246,7 @@ Written = tuple[Task, Solution]
 
 
 def _answered(exam: Exam, asker: Asker, requests: Iterable[Request]) -> Iterator[Written]:
-    keys = {task.task_id: content_id(task) for task in exam.tasks}
+    keys = {task.task_id: content_of(task) for task in exam.tasks}
     for answer in asker.complete(requests):
         if answer.missing:
             raise WorkFailed(
@@ -264,12 +281,14 @@ def _judged(
             verdict.status,
             outcome_of(task, solution, verdict),
             feedback(seen) if fails and seen is not None else None,
+            solution.finish not in NOT_ATTEMPTS,
         )
 
 
 def scored(samples: Sequence[Sample], tasks: Sequence[Task], table: EvaluateTable) -> Evaluation:
     """pass@k with intervals. What was truncated or not run is counted apart, never as wrong; a
-    task with fewer than k samples besides is left out of pass@k."""
+    task with fewer than k samples besides is left out of pass@k, and where all are there is none.
+    """
     statuses = Counter(s.outcome if s.outcome == TRUNCATED else s.status for s in samples)
     order = {t.task_id: i for i, t in enumerate(tasks)}
     in_order = sorted(samples, key=lambda s: order[s.task.task_id])
@@ -288,10 +307,10 @@ def scored(samples: Sequence[Sample], tasks: Sequence[Task], table: EvaluateTabl
     )
     found = counts(evaluation)
     scores = {str(k): s for k in table.k if (s := score_of(found, k, len(tasks)))}
-    if not scores:
+    if not scores and statuses["not_run"]:
         raise WorkFailed(
             f"no task has as many as {min(table.k)} judged samples: {statuses['not_run']} could "
-            f"not be run, {statuses[TRUNCATED]} were cut; persd doctor, or raise max_tokens"
+            f"not be run, {statuses[TRUNCATED]} were cut; persd doctor"
         )
     return replace(
         evaluation,

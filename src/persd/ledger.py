@@ -354,6 +354,9 @@ class Ledger:
                     f"SELECT {taken} FROM other.calls WHERE {which}"
                 )
                 self._commit()
+            except BaseException:
+                self._db.rollback()  # nothing is detached within a transaction
+                raise
             finally:
                 self._db.execute("DETACH other")
 
@@ -507,8 +510,15 @@ class Ledger:
         sql = "SELECT * FROM verdicts WHERE solution_id = ? AND tests = ?"
         return self._one(Verdict, sql, (solution_id, tests))
 
-    def verdicts(self, tests: str = "hidden") -> list[Verdict]:
-        return self._all(Verdict, "SELECT * FROM verdicts WHERE tests = ?", (tests,))
+    def verdicts(self, tests: str = "hidden", benchmark: str | None = None) -> list[Verdict]:
+        """All of a kind; or those on solutions of a benchmark (``""``: of the pool)."""
+        if benchmark is None:
+            return self._all(Verdict, "SELECT * FROM verdicts WHERE tests = ?", (tests,))
+        sql = (
+            "SELECT v.* FROM verdicts v JOIN solutions s USING (solution_id) "
+            "WHERE v.tests = ? AND s.benchmark = ?"
+        )
+        return self._all(Verdict, sql, (tests, benchmark))
 
     def states(self, round: int) -> dict[str, TaskState]:
         """The state of every task that has one in this round, by task_id."""

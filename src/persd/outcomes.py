@@ -17,6 +17,8 @@ TRUNCATED, NOT_RUN, PASSED, NO_CODE = "truncated", "not_run", "passed", "no code
 #: Outcomes that are part of no score.
 APART = frozenset({TRUNCATED, NOT_RUN})
 
+_OURS = frozenset({TRUNCATED, NOT_RUN, PASSED, NO_CODE})
+
 #: Error type of a status whose verdict names none, as the feedback calls it.
 TYPE_OF: Mapping[str, str] = {
     "failed": "AssertionError",
@@ -44,8 +46,11 @@ def outcome_of(task: Task, solution: Solution, verdict: Verdict) -> str:
 
 
 def error_type(status: str, named: str | None) -> str:
-    """The type of a program's first error; ``named``: as its first failing test names it."""
-    if status in ("timeout", "memory", "crashed") or not named:
+    """The type of a program's first error; ``named``: as its first failing test names it.
+
+    A program names its own exceptions: what is an outcome of ours it cannot be called.
+    """
+    if status in ("timeout", "memory", "crashed") or not named or named in _OURS:
         return TYPE_OF.get(status, status)
     return named
 

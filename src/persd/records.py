@@ -503,6 +503,11 @@ def content_id(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def content_of(task: Task) -> str:
+    """What a task is, wherever it was read."""
+    return content_id(dataclasses.replace(task, source=""))
+
+
 def derive_seed(*parts: Any) -> int:
     """A 31-bit seed from content: the same run, task, round and sample, the same seed."""
     return int(content_id("seed", *parts), 16) & 0x7FFF_FFFF

@@ -185,7 +185,8 @@ def _messages(case: Case, spec: TeacherTable, tells: bool) -> tuple[Message, ...
         if verdict.passed:
             messages = teacher_closer(messages, solution.text)
         elif solution.code is not None:
-            messages = teacher_retry(messages, solution.text, feedback(verdict) if tells else "")
+            told = feedback(verdict) if tells else ""
+            messages = teacher_retry(messages, solution.text, told, close=spec.prompt != "free")
     if any(s.finish == "length" for s, _ in case.own_tries):
         messages = teacher_shorter(messages)
     return messages

@@ -38,7 +38,7 @@ class Score:
 
 def score(found: Counts, k: int, tasks: int) -> Score | None:
     """pass@k of a model; ``tasks``: how many the benchmark has. None: no task has k samples."""
-    rows = [(n, c) for n, c in found.values() if n >= k]
+    rows = [found[t] for t in sorted(found) if found[t][0] >= k]
     if not rows:
         return None
     interval = bootstrap_interval([pass_at_k(n, c, k) for n, c in rows])
@@ -73,7 +73,7 @@ class Difference:
 
 def difference(this: Counts, other: Counts, k: int) -> Difference | None:
     """The paired difference in pass@k. None: no task has k samples of both."""
-    shared = [t for t in this if t in other and min(this[t][0], other[t][0]) >= k]
+    shared = [t for t in sorted(this) if t in other and min(this[t][0], other[t][0]) >= k]
     if not shared:
         return None
     each = [pass_at_k(*this[t], k) - pass_at_k(*other[t], k) for t in shared]
@@ -102,7 +102,7 @@ def over_seeds(runs: Sequence[Counts], k: int) -> Score | None:
     seed it is the interval over tasks.
     """
     values = [{t: pass_at_k(n, c, k) for t, (n, c) in run.items() if n >= k} for run in runs]
-    return _crossed([v for v in values if v])
+    return _over([v for v in values if v], are_same=_are_same(runs))
 
 
 def difference_over_seeds(this: Sequence[Counts], other: Sequence[Counts], k: int) -> Score | None:
@@ -111,16 +111,28 @@ def difference_over_seeds(this: Sequence[Counts], other: Sequence[Counts], k: in
     for mine, theirs in zip(this, other, strict=True):
         shared = [t for t in mine if t in theirs and min(mine[t][0], theirs[t][0]) >= k]
         values.append({t: pass_at_k(*mine[t], k) - pass_at_k(*theirs[t], k) for t in shared})
-    return _crossed([v for v in values if v])
+    return _over([v for v in values if v], are_same=_are_same([*this, *other]))
 
 
-def _crossed(values: Sequence[Mapping[str, float]]) -> Score | None:
+def _are_same(runs: Sequence[Counts]) -> bool:
+    """Whether the seeds were scored on the same tasks, and not each on its own; a few of them may
+    lack in one, truncated or not run."""
+    ids = [set(run) for run in runs if run]
+    return bool(ids) and len(set.intersection(*ids)) >= _MOST * len(set.union(*ids))
+
+
+def _over(values: Sequence[Mapping[str, float]], *, are_same: bool) -> Score | None:
     if not values:
         return None
     tasks = sorted(set().union(*values))
     shared = [t for t in tasks if all(t in v for v in values)]
-    if len(shared) < _MOST * len(tasks):  # each seed has tasks of its own
+    if not are_same or not shared:
         return _nested(values)
+    return _crossed(values, shared, len(tasks) - len(shared))
+
+
+def _crossed(values: Sequence[Mapping[str, float]], shared: Sequence[str], rest: int) -> Score:
+    """Seeds and tasks drawn apart from each other."""
     table = [[v[t] for t in shared] for v in values]
     draw, means = random.Random(0), []
     for _ in range(RESAMPLES):
@@ -128,12 +140,12 @@ def _crossed(values: Sequence[Mapping[str, float]]) -> Score | None:
         places = draw.choices(range(len(shared)), k=len(shared))
         means.append(fmean(fmean(row[p] for p in places) for row in seeds))
     whole = fmean(fmean(row) for row in table)
-    return Score(whole, _percentiles(means), len(shared), len(tasks) - len(shared))
+    return Score(whole, _percentiles(means), len(shared), rest)
 
 
 def _nested(values: Sequence[Mapping[str, float]]) -> Score:
     """Seeds drawn first, then tasks within each."""
-    table = [list(v.values()) for v in values]
+    table = [[v[t] for t in sorted(v)] for v in values]
     draw, means = random.Random(0), []
     for _ in range(RESAMPLES):
         seeds = draw.choices(table, k=len(table))

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self, TypeVar, overload
 
@@ -206,7 +207,7 @@ class Session:
     ) -> Iterator[tuple[T, Verdict | None]]:
         """Store and judge solutions, in order, streaming; a stored verdict is not made again,
         and an item without a solution is handed on in its turn."""
-        queue: deque[tuple[T, bool]] = deque()
+        queue: deque[tuple[T, bool, bool]] = deque()
 
         def jobs() -> Iterator[Job | Verdict]:
             for item, task, solution in items:
@@ -216,13 +217,15 @@ class Session:
                     job = self._known(solution, tests) or Job(
                         solution.solution_id, task, solution.code or "", tests, self.limits
                     )
-                queue.append((item, isinstance(job, Verdict)))
+                scores = solution is not None and bool(solution.benchmark)
+                queue.append((item, isinstance(job, Verdict), scores))
                 yield job
 
         for verdict in verify(self.box, jobs(), cache=self._verdicts):
-            item, is_known = queue.popleft()
+            item, is_known, scores = queue.popleft()
             if not is_known:
-                self.ledger.add_verdict(verdict)
+                # of what is only scored no test is looked at beyond the first that fails
+                self.ledger.add_verdict(_to_first_failure(verdict) if scores else verdict)
             yield item, None if verdict is NOTHING else verdict
 
     def _known(self, solution: Solution, tests: Tests) -> Verdict | None:
@@ -251,6 +254,12 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _to_first_failure(verdict: Verdict) -> Verdict:
+    """The verdict with the first failing result alone."""
+    first = verdict.first_failure
+    return replace(verdict, results=() if first is None else (first,))
 
 
 def cores() -> int:

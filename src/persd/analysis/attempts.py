@@ -20,7 +20,7 @@ def training_mistakes(ledger: Ledger, round: int) -> dict[str, Any]:
     and ``repairs``: the verified repairs by their kind, as the teacher's note names it
     (``edit``, ``hunks``, ``rewrote``; empty: it says nothing of them).
     """
-    verdicts = {v.solution_id: v for v in ledger.verdicts()}
+    verdicts = {v.solution_id: v for v in ledger.verdicts(benchmark="")}
     notes = {s.solution_id: s.note for s in ledger.solutions(benchmark="", kind="refinement")}
     states = ledger.states(round)
     attempts = 0

@@ -10,7 +10,7 @@ from persd.analysis.mistakes import Pairs, mistakes
 from persd.ledger import Ledger
 from persd.outcomes import NOT_RUN, by_task, outcome_of
 from persd.progress import QUIET, Progress
-from persd.records import Evaluation, Verdict
+from persd.records import Evaluation
 from persd.report.results import shown
 from persd.run import stored_config
 
@@ -44,7 +44,6 @@ class _Drawn:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.verdicts: dict[str, Verdict] | None = None
         self.by_author: dict[str, dict[str, Numbered]] = {}
 
     def pairs(self, before: Evaluation, after: Evaluation) -> Pairs | None:
@@ -78,15 +77,14 @@ class _Drawn:
         return Path(model).resolve().name if Path(model).is_dir() else model
 
     def _read(self, benchmark: str) -> dict[str, Numbered]:
-        if self.verdicts is None:
-            self.verdicts = {v.solution_id: v for v in self.ledger.verdicts()}
+        verdicts = {v.solution_id: v for v in self.ledger.verdicts(benchmark=benchmark)}
         places = self.ledger.query("SELECT DISTINCT benchmark FROM tasks")
         # kept under the benchmark's name and what chose its tasks
         mine = [p["benchmark"] for p in places if p["benchmark"].startswith(f"{benchmark} ")]
         tasks = {task.task_id: task for place in mine for task in self.ledger.tasks(place)}
         found: dict[str, Numbered] = defaultdict(lambda: defaultdict(dict))
         for s in self.ledger.solutions(benchmark=benchmark, step=1):
-            verdict = self.verdicts.get(s.solution_id)
+            verdict = verdicts.get(s.solution_id)
             outcome = outcome_of(tasks[s.task_id], s, verdict) if verdict else NOT_RUN
             found[s.author][s.task_id][s.sample] = outcome
         return found

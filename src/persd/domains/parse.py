@@ -325,6 +325,8 @@ def is_open(task: Task, text: str, code: str | None) -> bool:
         return True  # it was cut before it came to the code
     if _last_line(text) != _last_line(code):
         return False
+    if text.endswith("\n\n\n") and _defines(code, task.entry_point):
+        return False  # a model that goes on with empty lines alone is done with its program
     return _ends_open(task, code) or _ends_open(task, text)
 
 

@@ -91,11 +91,14 @@ def teacher_refine(
     return (*asked, Message("assistant", _fenced(direct)), Message("user", repair))
 
 
-def teacher_retry(messages: tuple[Message, ...], reply: str, feedback: str) -> tuple[Message, ...]:
+def teacher_retry(
+    messages: tuple[Message, ...], reply: str, feedback: str, *, close: bool = True
+) -> tuple[Message, ...]:
     """The chat that gives a repair back to the teacher with what became of it; without
-    ``feedback`` (the ablation) with no more than that it does not pass."""
+    ``feedback`` (the ablation) with no more than that it does not pass. ``close`` as for
+    ``teacher_refine``."""
     told = f":\n\n{feedback}" if feedback else "."
-    again = TEACHER_RETRY.format(told=told)
+    again = (TEACHER_RETRY if close else TEACHER_RETRY_FREE).format(told=told)
     return (*messages, Message("assistant", reply), Message("user", again))
 
 
@@ -262,6 +265,11 @@ TEACHER_RETRY = """That repair was executed and does not pass{told}
 
 Repair the student's attempt again, under the same rules: as close to it as you can, in one \
 fenced python block that holds the whole function."""
+
+TEACHER_RETRY_FREE = """That function was executed and does not pass{told}
+
+Write it again as it should be, under the same rules, in one fenced python block that holds the \
+whole function."""
 
 TEACHER_CLOSER = """That repair passes, but it is further from the student's attempt than need be. \
 Repair the attempt once more: start from the student's own text and change only the lines that \

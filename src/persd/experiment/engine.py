@@ -36,6 +36,7 @@ from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
 from persd.models import checkpoint_of
 from persd.money import spent_on
+from persd.outcomes import NOT_RUN
 from persd.progress import QUIET, Progress
 from persd.records import Evaluation, Example, content_id, derive_seed, from_plain
 from persd.run import Run, limits_of, load_pool
@@ -292,7 +293,7 @@ def _collect_round(run: Run, number: int, student: str) -> None:
 
     collect(run, number, student)
     found = run.ledger.states(number).values()
-    silent = [s.detail for s in found if s.state in ("unavailable", "not_run")]
+    silent = [s.detail for s in found if s.state == "unavailable"]
     if silent:
         raise WorkFailed(
             f"{len(silent)} tasks got no answer (the first: {silent[0]}); run it again to ask "
@@ -428,7 +429,9 @@ class _Stock:
             if model.skipped:
                 why = f"{model.arm.name}, which it is matched to, cannot be run: {model.skipped}"
                 return Plan(arm, skipped=why)
-            return replace(planned, max_steps=self.steps(model))
+            if model.arm.equal == "steps":
+                model = self.with_steps(model, plans)
+            return replace(planned, max_steps=model.max_steps or self.steps(model))
         if arm.equal == "steps":
             beside = (p for p in plans if (p.arm.student, p.arm.seed) == (arm.student, arm.seed))
             return replace(planned, max_steps=max(self.steps(p) for p in beside))
@@ -555,8 +558,10 @@ def _stored(path: Path, inputs: str) -> Cell | None:
         if told.get("inputs") != inputs:
             return None
         found = tuple(from_plain(Evaluation, e) for e in told["evaluations"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # none yet, or not ours: it is made again
+    if any(e.statuses.get(NOT_RUN) for e in found):
+        return None  # the judge may have been in trouble; no reply is asked for again
     return Cell(Plan(Arm("", "", 0)), found, told["metrics"])
 
 

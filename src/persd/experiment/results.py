@@ -21,7 +21,7 @@ from persd.experiment.paper import BENCHMARKS, paper_examples, paper_row, paper_
 from persd.outcomes import NOT_RUN, TRUNCATED, Counts, counts, totals, truncated_as_wrong
 from persd.passk import mean_pass_at_k
 from persd.records import Evaluation
-from persd.scores import Score, difference_over_seeds, over_seeds
+from persd.scores import Score, difference_over_seeds, leaves_out_zero, over_seeds
 
 #: What the intervals say, and what they do not.
 INTERVAL = (
@@ -204,7 +204,9 @@ def _apart(here: Sequence[Evaluation], ks: Sequence[int]) -> dict[str, Any]:
     }
     if found["truncated"]:
         found["truncated_as_wrong"] = {
-            str(k): fmean(mean_pass_at_k(rows, k) for rows in _enough(here, k)) for k in ks
+            str(k): fmean(mean_pass_at_k(rows, k) for rows in enough)
+            for k in ks
+            if (enough := _enough(here, k))
         }
     return found
 
@@ -239,7 +241,7 @@ def _less(
 
 def _plain(d: Score) -> dict[str, Any]:
     low, high = d.interval
-    return {"value": d.value, "interval": [low, high], "clear": low > 0 or high < 0}
+    return {"value": d.value, "interval": [low, high], "clear": leaves_out_zero(d.interval)}
 
 
 def _compared(
