@@ -148,6 +148,19 @@ def test_a_shipped_grid_has_the_rows_it_is_for(
     assert all(found.config(c).run.dir for c in found.collections())
 
 
+def test_a_shipped_grid_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_grid("main").arms() == load_grid(shipped()["main"]).arms()
+    assert load_grid("main.toml").arms() == load_grid("main").arms()
+    with pytest.raises(UserError, match="cannot read"):
+        load_grid("here/main.toml")
+    (tmp_path / "main.toml").write_text("[experiment]\n")
+    with pytest.raises(UserError, match=r"main\.toml"):
+        load_grid("main.toml")  # one's own comes first
+
+
 @pytest.mark.parametrize("name", ["main", "paper-main"])
 def test_the_main_grids_have_the_papers_rows(name: str) -> None:
     arms = load_grid(shipped()[name]).arms()

@@ -265,6 +265,8 @@ class Config(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        if any(t.prompt == "free" and t.stay_close is not None for t in self.teacher):
+            raise ValueError('teacher.prompt = "free" contradicts teacher.stay_close')
         needs = [v for v in self.run.variants if v not in ("persd", "persd-refine")]
         if needs and self.teacher[0].direct == "none":
             raise ValueError(f'variant {needs[0]} needs direct answers, teacher.direct = "none"')

@@ -501,16 +501,28 @@ class Grid:
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """The grid of a TOML file with ``a.b=value`` overrides laid over it.
 
-    Raises UserError naming file and line for a file that cannot be read, an unknown key, a wrong
-    value, and names that mean nothing in this grid.
+    A bare name that is no file is that of a shipped grid: ``main``, ``mixing``. Raises UserError
+    naming file and line for a file that cannot be read, an unknown key, a wrong value, and names
+    that mean nothing in this grid.
     """
-    file, plain = read_toml(path, overrides, USAGE)
+    file, plain = read_toml(_found(path), overrides, USAGE)
     grid = Grid(validated(GridTable, plain, file))
     for check in (_student_faults, _name_faults, _teacher_faults, _match_faults):
         for loc, what in check(grid):
             raise file.fault(loc, what)
     _try_configs(grid, file)
     return grid
+
+
+#: The grids that come with the package.
+SHIPPED = Path(__file__).parent.parent / "configs" / "experiments"
+
+
+def _found(path: str | Path) -> Path:
+    given = Path(path)
+    shipped = SHIPPED / f"{given.name.removesuffix('.toml')}.toml"
+    is_name = given.parent == Path() and not given.exists()
+    return shipped if is_name and shipped.is_file() else given
 
 
 # -- what the tables cannot check alone -----------------------------------------------------
