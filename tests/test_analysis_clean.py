@@ -70,7 +70,7 @@ def make_ledger(ledger: Ledger, **evaluate: Any) -> Config:
     ledger.add_tasks(pool)
     ledger.set_state(TaskState("twin", 1, "solved"))
     ledger.set_state(TaskState("kept-out", 1, "contaminated"))
-    ledger.add_tasks(BENCHMARK, place_of(NAME, config.evaluate, config.run.seed))
+    ledger.add_tasks(BENCHMARK, place_of(ledger, NAME, config.evaluate, config.run.seed))
     ledger.set_meta("config", config.model_dump_json())
     return config
 
@@ -143,12 +143,31 @@ def test_the_embedded_family_is_not_held_against_itself(tmp_path: Path) -> None:
     plain["evaluate"]["benchmarks"] = ["lab", "lab-validation"]
     config = Config.model_validate(plain)
     with Ledger(tmp_path / "run") as ledger:
-        place = place_of("lab", config.evaluate, config.run.seed)
+        place = place_of(ledger, "lab", config.evaluate, config.run.seed)
         ledger.add_tasks([replace(EVEN, task_id="train")])
         ledger.add_tasks(BENCHMARK, place)
         found = overlap_of(ledger, config, QUIET)
     assert found["benchmarks"] == {}
     assert all("family" in why for why in found["notes"].values())
+
+
+@pytest.mark.parametrize("then", ["gone", "edited"])
+def test_the_tasks_that_were_scored_are_held_against_whatever_becomes_of_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    use(monkeypatch, Script(dict(test_screen.STUDENT), dict(test_screen.TEACHER)))
+    config = test_screen.make_config(tmp_path)
+    name = config.evaluate.benchmarks[0]
+    with Run(config) as run:
+        run.store_tasks(test_screen.TASKS)
+        held_out(run, name, config.evaluate)
+        before = overlap_of(run.ledger, config, QUIET)
+        if then == "gone":
+            Path(name).unlink()
+        else:
+            Path(name).write_text("{}\n")
+        assert overlap_of(run.ledger, config, QUIET) == before
+    assert before["benchmarks"][name]["touched"] == ["sum-two"]
 
 
 @pytest.mark.parametrize("screened", [True, False])

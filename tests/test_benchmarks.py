@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from persd.benchmarks import held_out, place_of, source_of, unlike_pool
+from persd.benchmarks import hash_of, held_out, place_of, source_of, unlike_pool
 from persd.config import Config, Endpoint, EvaluateTable
 from persd.errors import UserError
+from persd.experiment.engine import Plan, run_cell
+from persd.experiment.grid import load_grid
 from persd.session import Session
 from play import make_config
 
@@ -27,6 +29,25 @@ ROW = {
     ],
     "reference": "def add(a, b):\n    return a + b\n",
 }
+
+
+GRID = """[experiment]
+seeds = [0]
+variants = ["persd"]
+[[student]]
+name = "lab"
+model = "lab"
+[tasks]
+source = "lab"
+limit = 4
+[teacher]
+model = "lab"
+[evaluate]
+benchmarks = ["lab"]
+samples = 1
+k = [1]
+max_tokens = 32
+"""
 
 
 @pytest.fixture
@@ -50,8 +71,68 @@ def test_a_seen_test_that_the_reference_fails_is_none(session: Session, tmp_path
 def test_tasks_are_read_once_and_then_the_folders_own(session: Session, tmp_path: Path) -> None:
     path = a_file(tmp_path, ROW)
     first = held_out(session, path, EvaluateTable())
-    Path(path).write_text("no tasks any more")
     assert held_out(session, path, EvaluateTable()) == first
+    Path(path).unlink()
+    assert held_out(session, path, EvaluateTable()) == first
+    assert session.ledger.tasks(place_of(session.ledger, path, EvaluateTable(), 0)) == first
+
+
+def test_a_file_that_was_edited_is_read_again(session: Session, tmp_path: Path) -> None:
+    path, table = a_file(tmp_path, ROW), EvaluateTable()
+    before = held_out(session, path, table)
+    a_file(tmp_path, {**ROW, "tests": [{"call": "add(4, 4)", "expected": "8"}]})
+    # nobody has been scored on it yet
+    assert session.ledger.tasks(place_of(session.ledger, path, table, 0)) == before
+    (after,) = held_out(session, path, table)
+    assert [t.call for t in after.tests] == ["add(4, 4)"]
+    assert session.ledger.tasks(place_of(session.ledger, path, table, 0)) == [after]
+    # the last that were used, not the last that were read
+    a_file(tmp_path, ROW)
+    assert held_out(session, path, table) == before
+    Path(path).unlink()
+    assert held_out(session, path, table) == before
+    with pytest.raises(UserError, match="unknown benchmark"):
+        held_out(session, path, EvaluateTable(limit=1))
+
+
+def test_a_file_of_a_known_benchmark_is_told_by_its_content(tmp_path: Path) -> None:
+    path = a_file(tmp_path, ROW)
+    table = EvaluateTable(data={"humaneval": path})
+    first = hash_of("humaneval", table)
+    assert first is not None
+    assert first == hash_of(path, EvaluateTable())
+    a_file(tmp_path, ROW, {**ROW, "task_id": "more"})
+    assert hash_of("humaneval", table) not in (first, None)
+    Path(path).unlink()
+    assert hash_of("humaneval", table) is None
+    assert hash_of("humaneval", EvaluateTable()) is None
+    assert hash_of("lab", EvaluateTable()) is None
+    release = tmp_path / "release"
+    release.mkdir()
+    folder = EvaluateTable(data={"persdistill": str(release)})
+    found = set()
+    for text in ("a", "b"):
+        (release / "part.jsonl").write_text(text)
+        found.add(hash_of("persdistill", folder))
+    assert len(found) == 2
+
+
+def test_an_arm_of_an_experiment_follows_from_the_files_it_is_scored_on(tmp_path: Path) -> None:
+    text = GRID.replace('"lab"]', json.dumps(a_file(tmp_path, ROW)) + "]")
+    grid = tmp_path / "g.toml"
+    grid.write_text(text)
+
+    def base(*overrides: str) -> Any:
+        given = load_grid(str(grid), [f"experiment.dir={tmp_path / 'grid'}", *overrides])
+        (arm,) = [a for a in given.arms() if not a.variants]
+        return run_cell(given, Plan(arm)).evaluations[0]
+
+    first = base()
+    # nothing of it is trained, so it is read again, seconds and all
+    assert base("train.epochs=3") == first
+    changed = [{"call": "add(4, 4)", "expected": "8"}, {"call": "add(0, 1)", "expected": "1"}]
+    a_file(tmp_path, {**ROW, "tests": changed})
+    assert base().evaluation_id != first.evaluation_id
 
 
 def test_what_chose_the_tasks_tells_them_apart(session: Session) -> None:
@@ -64,7 +145,7 @@ def test_what_chose_the_tasks_tells_them_apart(session: Session) -> None:
     assert not {t.task_id for t in validation} & {t.task_id for t in found[0]}
     mixed = held_out(session, "lab", EvaluateTable(limit=3, mix={"2": 1.0}))
     assert [t.meta["difficulty"] for t in mixed] == [2, 2, 2]
-    places = {place_of("lab", table, 0) for table in tables}
+    places = {place_of(session.ledger, "lab", table, 0) for table in tables}
     assert len(places) == 3
 
 

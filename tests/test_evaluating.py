@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_scores_by_hand_and_the_files(monkeypatch: pytest.MonkeyPatch, tasks: st
     assert one["outcomes"] == {"AssertionError": 9, "passed": 3}
     assert (two["pass@k"]["1"], two["calls"], two["resample"]["calls"]) == (1.0, 9, 9)
     assert (found["calls"], found["usd"]) == (12 + 9 + 9, 0.0)
-    assert found["out"] == "runs/evaluate/scripted-m"
+    assert re.fullmatch("runs/evaluate/scripted-m-[0-9a-f]{6}", found["out"])
     paths = found["samples"][tasks]
     assert list(paths) == ["step1", "step2", "step2-resample"]
     rows = lines(paths["step1"])
@@ -160,7 +161,7 @@ def test_run_again_it_asks_for_nothing_and_interrupted_for_the_rest(
     first = use(monkeypatch, Student(m=stops))
     with pytest.raises(KeyboardInterrupt):
         evaluate_models("scripted:m", how)
-    assert not Path("runs/evaluate/scripted-m/samples").exists()
+    assert not list(Path("runs").rglob("samples"))
     rest = use(monkeypatch, Student(m=lambda r: WRONG))
     found = evaluate_models("scripted:m", how)
     assert rest.asked["m"] == 2 + 6 + 6
@@ -263,7 +264,7 @@ def test_beside_a_model_samples_and_an_earlier_evaluation(
     path = samples_file("s.jsonl", {"x": [RIGHT, RIGHT], "y": [WRONG] * 2, "z": [WRONG] * 2})
     first = evaluate_models("scripted:new", how, against=["scripted:old", path])
     asked = script.asked["old"]
-    folder = "runs/evaluate/scripted-old"
+    (folder,) = map(str, Path("runs/evaluate").glob("scripted-old-*"))
     second = evaluate_models("scripted:new", how, against=[folder])
     assert script.asked["old"] == asked == 6
     for found in (*first["differences"], *second["differences"]):
@@ -300,16 +301,68 @@ def test_a_folder_keeps_what_was_scored_on_other_benchmarks(
     assert [d["newly_solved"] for d in found["differences"]] == [["x", "y", "z"]]
 
 
-def test_a_changed_task_file_is_not_scored_by_old_verdicts(
+def test_the_same_task_at_another_place_of_its_file_is_the_same(
     monkeypatch: pytest.MonkeyPatch, tasks: str
 ) -> None:
-    use(monkeypatch, Student(m=lambda r: RIGHT))
-    evaluate_models("scripted:m", settings(tasks, samples=1))
-    write(Path(tasks), task("x", tests=[{"call": "add(1, 2)", "expected": "4"}]))
-    told = refused("scripted:m", settings(tasks, samples=1))
-    assert told.startswith("tasks.jsonl: runs/evaluate/scripted-m was scored with another file")
-    found = evaluate_models("scripted:m", settings(tasks, samples=1), out=Path("fresh"))
-    assert found["rows"][0]["pass@k"] == {"1": 0.0}
+    use(monkeypatch, Student(m=lambda r: RIGHT, old=lambda r: WRONG))
+    evaluate_models("scripted:old", settings(tasks, samples=1), out=Path("before"))
+    write(Path(tasks), task("new"), task("z"), task("y"), task("x"))
+    found = evaluate_models("scripted:m", settings(tasks, samples=1), against=["before"])
+    assert [d["newly_solved"] for d in found["differences"]] == [["x", "y", "z"]]
+
+
+def test_a_changed_task_file_is_scored_anew_in_the_same_folder(
+    monkeypatch: pytest.MonkeyPatch, tasks: str
+) -> None:
+    script = use(monkeypatch, Student(m=lambda r: RIGHT))
+    path = samples_file("s.jsonl", {"x": [RIGHT], "y": [RIGHT], "z": [RIGHT]})
+    whole = Path(tasks).read_text()
+    wrong = [{"call": "add(1, 2)", "expected": "4"}]
+
+    def scores() -> list[float]:
+        how = settings(tasks, samples=1)
+        return [evaluate_models(m, how)["rows"][0]["pass@k"]["1"] for m in ("scripted:m", path)]
+
+    assert scores() == [1.0, 1.0]
+    write(Path(tasks), task("x", tests=wrong), task("y"), task("z"))
+    assert scores() == [pytest.approx(2 / 3)] * 2
+    Path(tasks).write_text(whole)
+    assert scores() == [1.0, 1.0]
+    assert script.asked["m"] == 3  # the prompts are the same
+
+
+def test_one_that_is_compared_to_keeps_its_own_comparison(
+    monkeypatch: pytest.MonkeyPatch, tasks: str
+) -> None:
+    use(monkeypatch, Student(m=lambda r: RIGHT, old=lambda r: WRONG, base=right_in(("x", 0))))
+    how = settings(tasks, samples=1)
+    mine = evaluate_models("scripted:old", how, against=["scripted:base"])
+    place = Path(mine["out"]) / "results.json"
+
+    def kept() -> dict[str, Any]:
+        stored = json.loads(place.read_text())
+        return {k: stored[k] for k in ("differences", "seconds")}
+
+    before = kept()
+    assert before == {k: mine[k] for k in before}
+    assert len(before["differences"]) == 1
+    evaluate_models("scripted:m", how, against=["scripted:old"])
+    assert kept() == before
+    # of other scores they say nothing
+    evaluate_models("scripted:m", settings(tasks, samples=2), against=["scripted:old"])
+    assert kept()["differences"] == []
+
+
+def test_different_models_have_different_folders(
+    monkeypatch: pytest.MonkeyPatch, tasks: str
+) -> None:
+    names = ["org/m", "org-m", "/org/m", "../org/m", "org:m"]
+    use(monkeypatch, Student(**{name: lambda r: RIGHT for name in [*names, "plain", "./plain"]}))
+    how = settings(tasks, samples=1, endpoint={"base_url": "http://127.0.0.1:1/v1"})
+    folders = [evaluate_models(name, how)["out"] for name in names]
+    assert len(set(folders)) == len(names)
+    assert evaluate_models("plain", how)["out"] == "runs/evaluate/plain"
+    assert evaluate_models("./plain", how)["out"] == "runs/evaluate/plain"
 
 
 def test_a_file_that_could_not_be_read_is_no_other_file(tasks: str) -> None:
@@ -317,6 +370,7 @@ def test_a_file_that_could_not_be_read_is_no_other_file(tasks: str) -> None:
     good = Path(tasks).read_text()
     Path(tasks).write_text("{}\n")
     assert refused(path, settings(tasks)).startswith("tasks.jsonl:1:")
+    assert not Path("runs/evaluate/s.jsonl").exists()
     Path(tasks).write_text(good)
     assert evaluate_models(path, settings(tasks))["rows"][0]["pass@k"] == {"1": 1.0}
 
@@ -388,6 +442,7 @@ def test_a_checkpoint_without_a_tokenizer(tasks: str) -> None:
     told = refused("bare", settings(tasks, samples=1))
     assert "bare" in told
     assert "holds no tokenizer" in told
+    assert not Path("runs/evaluate/bare").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from persd import tasks as task_sources
 from persd.config import Config, EvaluateTable
 from persd.errors import UserError
+from persd.ledger import Ledger
 from persd.records import Task, content_id
 from persd.session import Session
 from persd.tasks.check import sound_seen
@@ -17,12 +19,23 @@ LAB_SPLITS: dict[str, task_sources.Split] = {"lab": "test", "lab-validation": "v
 
 def held_out(session: Session, benchmark: str, table: EvaluateTable) -> list[Task]:
     """The tasks of a benchmark: read once, then the folder's own, so that all models meet the
-    same. Tasks without a test are left out. Raises UserError for a benchmark that cannot be read
-    or holds no task."""
-    place = place_of(benchmark, table, session.seed)
-    stored = session.ledger.tasks(place)
-    if stored:
-        return stored
+    same; read again where its local file is another than before. Tasks without a test are left
+    out. Raises UserError for a benchmark that cannot be read or holds no task."""
+    ledger, last = session.ledger, _last(benchmark, table, session.seed)
+    now = hash_of(benchmark, table)
+    place = _place(benchmark, table, session.seed, now)
+    if now is None:  # a file that is not there any more: the tasks that were read of it
+        place = ledger.meta(last) or place
+    tasks = ledger.tasks(place)
+    if not tasks:
+        tasks = _read(session, benchmark, table)
+        ledger.add_tasks(tasks, place)
+    if ledger.meta(last) != place:
+        ledger.set_meta(last, place)
+    return tasks
+
+
+def _read(session: Session, benchmark: str, table: EvaluateTable) -> list[Task]:
     source, path = source_of(benchmark, table)
     loaded = task_sources.load(
         source,
@@ -37,15 +50,44 @@ def held_out(session: Session, benchmark: str, table: EvaluateTable) -> list[Tas
     tasks = list(sound_seen(session.box, (t for t in loaded if t.tested)))
     if not tasks:
         raise UserError("it holds no task with a test", where=table.data.get(benchmark, benchmark))
-    session.ledger.add_tasks(tasks, place)
     return tasks
 
 
-def place_of(benchmark: str, table: EvaluateTable, seed: int) -> str:
-    """What a ledger keeps a benchmark's tasks under: its name and what chose them, for another
-    limit or file is another set of tasks. ``seed``: the run's."""
-    chosen_by = content_id(table.limit, table.data.get(benchmark), table.mix, _seed(table, seed))
-    return f"{benchmark} {chosen_by}"
+def place_of(ledger: Ledger, benchmark: str, table: EvaluateTable, seed: int) -> str:
+    """What a ledger keeps a benchmark's tasks under: those it was scored on last, whatever has
+    become of their file since. ``seed``: the run's."""
+    last = ledger.meta(_last(benchmark, table, seed))
+    return last or _place(benchmark, table, seed, hash_of(benchmark, table))
+
+
+def _place(benchmark: str, table: EvaluateTable, seed: int, content: str | None) -> str:
+    """A benchmark's name and what chose its tasks, for another limit or other content of its
+    file is another set of tasks."""
+    return f"{benchmark} {content_id(table.limit, table.mix, _seed(table, seed), content)}"
+
+
+def _last(benchmark: str, table: EvaluateTable, seed: int) -> str:
+    """The meta key that names the place of the tasks used last."""
+    path = table.data.get(benchmark)
+    return f"tasks of {benchmark} {content_id(table.limit, path, table.mix, _seed(table, seed))}"
+
+
+def hash_of(benchmark: str, table: EvaluateTable) -> str | None:
+    """A hash of the bytes of a benchmark's local file, or of its folder's files; None: it is
+    not there, or the benchmark has none. Raises UserError where it cannot be read."""
+    path = _path_of(benchmark, table)
+    if path is None or not Path(path).exists():
+        return None
+    parts = sorted(p for p in Path(path).rglob("*") if p.is_file()) or [Path(path)]
+    digest = sha256()
+    try:
+        for part in parts:
+            with part.open("rb") as file:
+                digest.update(file_digest(file, "sha256").digest())
+    except OSError as error:
+        told = f"cannot read {benchmark}: {error.strerror or error}"
+        raise UserError(told, where=path) from error
+    return digest.hexdigest()
 
 
 def _seed(table: EvaluateTable, seed: int) -> int:
@@ -65,14 +107,22 @@ def unlike_pool(config: Config) -> list[str]:
     return [n for n in names if not (is_lab and n in LAB_SPLITS)]
 
 
+def _path_of(benchmark: str, table: EvaluateTable) -> str | None:
+    """The local file or folder a benchmark is read from, there or not; None: it has none."""
+    if benchmark in LAB_SPLITS:
+        return None
+    is_source = benchmark in task_sources.SOURCES and benchmark != "jsonl"
+    return table.data.get(benchmark, None if is_source else benchmark)
+
+
 def source_of(benchmark: str, table: EvaluateTable) -> tuple[str, str | None]:
     """The task source a benchmark is read from, and its local file (None: the Hub)."""
+    path = _path_of(benchmark, table)
     if benchmark in LAB_SPLITS:
         return "lab", None
     if benchmark in task_sources.SOURCES and benchmark != "jsonl":
-        return benchmark, table.data.get(benchmark)
-    path = table.data.get(benchmark, benchmark)
-    if not Path(path).exists():
+        return benchmark, path
+    if path is None or not Path(path).exists():
         known = ", ".join(s for s in task_sources.SOURCES if s not in ("jsonl", "persdistill"))
         raise UserError(
             f'unknown benchmark "{benchmark}"', hint=f"Use one of {known}, or a task file"

@@ -210,7 +210,7 @@ class EvaluateTable(_Table):
     data: dict[str, str] = {}
     """Local file of a benchmark, by its name."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
-    """Tasks of each benchmark; None: all (lab: 100)."""
+    """Tasks of each benchmark; None: all (lab: 300)."""
     samples: int = Field(default=20, ge=1)
     k: list[int] = Field(default=[1, 5, 10, 20], min_length=1)
     steps: int = Field(default=1, ge=1)

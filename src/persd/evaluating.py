@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
 from persd.outcomes import NOT_RUN, TRUNCATED, outcome_of
 from persd.progress import QUIET, Progress
-from persd.records import Evaluation, Solution, Task, content_id
+from persd.records import Evaluation, Solution, Task, content_id, content_of
 from persd.report.results import rows_of
 from persd.report.text import number
 from persd.sample_rows import Benchmark, read_samples
@@ -160,7 +162,7 @@ def evaluate_models(
         differences += found
         for e in _unmatched(this, done[i]):
             progress.say(f"{other} has no step {e.step} of {e.benchmark}: not compared")
-    result = _result(this, folder, differences, round(time.monotonic() - started, 3))
+    result = _result(this, folder, differences, time.monotonic() - started)
     _write_results(this, result, folder)
     return result
 
@@ -286,8 +288,10 @@ def _endpoint(model: str, given: Mapping[str, Any]) -> Endpoint:
 
 def _slug(text: str) -> str:
     """A file name for a model or a benchmark; different ones have different names."""
+    text = os.path.normpath(text)
     plain = re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "model"
-    return plain if len(plain) <= 100 else f"{plain[-80:]}-{content_id(text)}"
+    is_text = plain == text and len(text) <= 100
+    return plain if is_text else f"{plain[-80:]}-{content_id(text)[:6]}"
 
 
 # ---- one subject ------------------------------------------------------------------------------
@@ -298,14 +302,10 @@ def _score(subject: Subject, settings: Settings, folder: Path, progress: Progres
     from persd.report.money import money
 
     done = Scored(subject.name)
+    started = time.monotonic()
     if (folder / RESULTS).is_file():
         _read_results(folder)  # what would not be replaced is told before the work
-    student = subject.endpoint or Endpoint(model=f"samples {subject.samples}")
-    with Session(
-        folder, seed=settings.seed, student=student, verify=settings.verify, progress=progress
-    ) as session:
-        for benchmark in settings.benchmarks:
-            _refuse_changed(session, benchmark, settings)
+    with _opened(subject, settings, folder, progress) as session:
         if subject.endpoint is not None and settings.temperature == 0:
             progress.say("at temperature 0 a model may write the same reply every time")
         for benchmark in settings.benchmarks:
@@ -314,26 +314,31 @@ def _score(subject: Subject, settings: Settings, folder: Path, progress: Progres
         paid = money(session.ledger).all
     done.calls, done.usd = paid.calls, paid.usd
     # of those that are compared to too, so that they need not be scored again
-    _write_results(done, _result(done, folder, [], 0.0), folder)
+    _write_results(done, _result(done, folder, None, time.monotonic() - started), folder)
     return done
 
 
-def _refuse_changed(session: Session, benchmark: str, settings: Settings) -> None:
-    """Raise UserError where the folder's tasks and verdicts are of another file."""
-    path, now = _file_of(benchmark, settings)
-    if session.ledger.meta(f"file of {benchmark}") not in (None, now):
-        as_before = "" if path else "--data the file as before, or "
-        raise UserError(
-            f"{session.dir} was scored with another file of {benchmark}",
-            where=path or "",
-            hint=f"Give {as_before}--out another folder",
-        )
-
-
-def _file_of(benchmark: str, settings: Settings) -> tuple[str | None, str]:
-    """The local file of a benchmark and its content's hash (None and empty: there is none)."""
-    _, path = source_of(benchmark, settings.table(1, [1]))
-    return path, "" if path is None else sha256(Path(path).read_bytes()).hexdigest()
+@contextmanager
+def _opened(
+    subject: Subject, settings: Settings, folder: Path, progress: Progress
+) -> Iterator[Session]:
+    """A subject's folder; one that was made here and in which nobody was asked and nothing was
+    judged is removed again."""
+    student = subject.endpoint or Endpoint(model=f"samples {subject.samples}")
+    is_new, is_empty = not folder.exists(), False
+    try:
+        with Session(
+            folder, seed=settings.seed, student=student, verify=settings.verify, progress=progress
+        ) as session:
+            try:
+                yield session
+            finally:
+                # what is sent is noted before, so nothing that is under way is lost
+                work = ("tries", "calls", "solutions")
+                is_empty = not any(session.ledger.query(f"SELECT 1 FROM {t} LIMIT 1") for t in work)
+    finally:
+        if is_new and is_empty:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sit(
@@ -346,8 +351,7 @@ def _sit(
     if subject.endpoint is not None:
         session.student(subject.endpoint.model)  # one that is not there is told at once
     tasks = held_out(session, benchmark, table)
-    session.ledger.set_meta(f"file of {benchmark}", _file_of(benchmark, settings)[1])
-    done.tasks[benchmark] = {t.task_id: content_id(t) for t in tasks}
+    done.tasks[benchmark] = {t.task_id: content_of(t) for t in tasks}
     paths = done.paths.setdefault(benchmark, {})
 
     def keep(evaluation: Evaluation, samples: Sequence[Sample]) -> None:
@@ -518,7 +522,7 @@ def _read(
 
 def _as_solution(author: str, benchmark: str, task: Task, count: int, code: str) -> Solution:
     return Solution(
-        solution_id=content_id("sample", benchmark, content_id(task), count, code),
+        solution_id=content_id("sample", benchmark, content_of(task), count, code),
         task_id=task.task_id,
         kind="attempt",
         author=author,
@@ -644,8 +648,9 @@ def _only(evaluation: Evaluation, tasks: set[str]) -> Evaluation:
 
 
 def _result(
-    done: Scored, folder: Path, differences: list[dict[str, Any]], seconds: float
+    done: Scored, folder: Path, differences: list[dict[str, Any]] | None, seconds: float
 ) -> dict[str, Any]:
+    """``differences``: None where this subject is held against nothing now."""
     return {
         "model": done.name,
         "k": list(done.ks),
@@ -654,21 +659,31 @@ def _result(
         "samples": done.paths,
         "calls": done.calls,
         "usd": done.usd,
-        "seconds": seconds,
+        "seconds": round(seconds, 3),
         "out": str(folder),
     }
 
 
 def _write_results(done: Scored, result: dict[str, Any], folder: Path) -> None:
     """The results, and what a later comparison needs: by benchmark, which evaluations on which
-    tasks. What the folder holds of the same model on other benchmarks is kept."""
+    tasks. What the folder holds of the same model on other benchmarks is kept; where there are no
+    differences now, so are its seconds, and its differences of the same scores."""
     before = _read_results(folder) if (folder / RESULTS).is_file() else {}
-    evaluated = dict(before["evaluated"]) if before.get("model") == done.name else {}
+    if before.get("model") != done.name:
+        before = {}
+    evaluated = dict(before.get("evaluated", {}))
     for benchmark, tasks in done.tasks.items():
         ids = [e.evaluation_id for e in done.evaluations if e.benchmark == benchmark]
         evaluated[benchmark] = {"evaluations": ids, "tasks": tasks}
+    whole = {**result, "evaluated": evaluated}
+    if result["differences"] is None:
+        whole["seconds"] = before.get("seconds", result["seconds"])
+        whole["differences"] = [
+            d
+            for d in before.get("differences", [])
+            if evaluated.get(d["benchmark"]) == before["evaluated"].get(d["benchmark"])
+        ]
     with replacing(folder / RESULTS, "the results", folder=True) as unfinished:
-        whole = {**result, "evaluated": evaluated}
         unfinished.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 

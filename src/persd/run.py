@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from persd import tasks as task_sources
@@ -16,7 +16,7 @@ from persd.config import Config, asks_more, changed_keys, stage_of, to_json
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.progress import Progress
-from persd.records import Solution, State, Task, TaskState, Verdict, content_id
+from persd.records import Solution, State, Task, TaskState, Verdict, content_of
 from persd.sandbox import Limits
 from persd.session import Session
 
@@ -138,7 +138,7 @@ class Run(Session):
         for task in tasks:
             given.add(task.task_id)
             stored = self.ledger.task(task.task_id)
-            if stored is None or _content(stored) != _content(task):
+            if stored is None or content_of(stored) != content_of(task):
                 differ.append(task.task_id)
         if len(given) != self.ledger.count_tasks():
             differ += [t.task_id for t in self.ledger.stream_tasks() if t.task_id not in given]
@@ -207,11 +207,6 @@ class Run(Session):
         )
         self.tell_money()
         self.progress.step(1, **{state: 1})
-
-
-def _content(task: Task) -> str:
-    """What a task is, wherever it was read."""
-    return content_id(replace(task, source=""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,8 @@ def twins(ledger: Ledger) -> dict[str, str]:
     config = stored_config(ledger)
     if not config.tasks.decontaminate:
         return {}
-    places = {n: place_of(n, config.evaluate, config.run.seed) for n in unlike_pool(config)}
+    table, seed = config.evaluate, config.run.seed
+    places = {n: place_of(ledger, n, table, seed) for n in unlike_pool(config)}
     places = {name: place for name, place in places.items() if ledger.count_tasks(place)}
     if not places:
         return {}

@@ -30,7 +30,7 @@ def overlap_of(ledger: Ledger, config: Config, progress: Progress) -> dict[str, 
     the config is not among them, by its name.
     """
     table, comparable = config.evaluate, unlike_pool(config)
-    read = {n: ledger.tasks(place_of(n, table, config.run.seed)) for n in comparable}
+    read = {n: ledger.tasks(place_of(ledger, n, table, config.run.seed)) for n in comparable}
     held = {name: tasks for name, tasks in read.items() if tasks}
     notes = {
         name: NOT_HERE if name in comparable else SAME_FAMILY

@@ -26,7 +26,7 @@ from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
-from persd.benchmarks import source_of
+from persd.benchmarks import hash_of, source_of
 from persd.build import build_examples, build_rounds, train_settings, train_variant
 from persd.config import StudentTable, TeacherTable, is_served
 from persd.errors import UserError, WorkFailed
@@ -543,13 +543,17 @@ def score_file(grid: Grid, arm: Arm) -> Path:
 def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: TrainSettings) -> str:
     """All that a cell's figures follow from: the same, the same figures."""
     student, table = grid.student(planned.arm.student), grid.table
+    if not planned.arm.variants:
+        settings = TrainSettings()  # nothing is trained
     base = data_hash(
         checkpoint_of(student.model), examples, settings, api=student.api or "completions"
     )
     evaluated = table.evaluate.model_dump(mode="json")
     verify = table.verify.model_dump(mode="json", exclude={"workers", "unsafe"})
     sampled = student.model_dump(mode="json", include={"api", "temperature", "top_p"})
-    return content_id(base, evaluated, verify, sampled, planned.arm.feedback, planned.arm.seed)
+    files = [hash_of(b, table.evaluate) for b in table.evaluate.benchmarks]
+    arm = planned.arm
+    return content_id(base, evaluated, files, verify, sampled, arm.feedback, arm.seed)
 
 
 def _stored(path: Path, inputs: str) -> Cell | None:
