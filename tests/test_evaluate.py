@@ -82,7 +82,11 @@ def test_other_tests_of_the_same_prompts_are_judged_anew(
     for file, expected in (("a.jsonl", "3"), ("b.jsonl", "4")):
         task = replace(make_task("x", tests=(Test("add(1, 2)", expected),)), reference=None)
         monkeypatch.setattr(task_sources, "load", lambda *a, task=task, **k: iter([task]))
-        config = evaluation_config(tmp_path, data={"lab": file})
+        path = tmp_path / file
+        path.write_text(expected)
+        config = evaluation_config(
+            tmp_path, benchmarks=["humaneval"], data={"humaneval": str(path)}
+        )
         with Run(config) as run:
             (found,) = evaluate_benchmarks(run, "base", 0, "student", None)
         scores.append(found.pass_at_k["1"])
