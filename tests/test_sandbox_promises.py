@@ -23,6 +23,8 @@ from persd.verify import Job, verify
 from test_sandbox import descendants
 
 FAST = Limits(cpu_seconds=0.2, load_seconds=0.2)
+#: Of a program that reads all its memory, and that of others.
+SEARCH = Limits(cpu_seconds=3.0)
 TESTS = (Test("add(1, 2)", "3"), Test("add(5, 7)", "12"), Test("add(0, 0)", "0"))
 TASK = Task("add", "Add two numbers.", "def add(a, b):\n", "add", tests=TESTS)
 TIERS: tuple[tuple[str, ...], ...] = (
@@ -48,8 +50,8 @@ def box(boxes: list[Sandbox]) -> Sandbox:
     return boxes[0]
 
 
-def judge(box: Sandbox, code: str, task: Task = TASK) -> Verdict:
-    return next(verify(box, [Job("s", task, code, limits=FAST)]))
+def judge(box: Sandbox, code: str, task: Task = TASK, limits: Limits | None = None) -> Verdict:
+    return next(verify(box, [Job("s", task, code, limits=limits or FAST)]))
 
 
 def value(box: Sandbox, body: str) -> Any:
@@ -98,10 +100,10 @@ def test_1_expected_values_and_test_code_are_nowhere_near_the_program(
     task = replace(TASK, tests=(Test(f"add({given!r}, 0)", repr(wanted)),))
     bare = boxes[-1]  # no layer keeps it from looking
     for _ in range(3):  # what an earlier program left behind would be found as well
-        assert judge(bare, SCAN, task).results[0].actual == "['GIVEN']"
+        assert judge(bare, SCAN, task, SEARCH).results[0].actual == "['GIVEN']"
     check = f"def check(c):\n    assert c({given!r}, 0) == {wanted!r}\n"
     for _ in range(3):
-        verdict = judge(bare, SCAN, replace(TASK, tests=(), test_code=check))
+        verdict = judge(bare, SCAN, replace(TASK, tests=(), test_code=check), SEARCH)
         assert verdict.results[0].actual == "['GIVEN']"
 
 
