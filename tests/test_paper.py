@@ -90,3 +90,11 @@ def test_only_a_row_of_its_table_stands_beside_it() -> None:
         replace(arm, train={"lr": 1.0}),
     ]
     assert [paper_row(other) for other in others] == [None] * len(others)
+
+
+def test_the_papers_mbpp_is_the_sanitized_one() -> None:
+    for k in KS:
+        told = paper_score("persd", "mbpp-sanitized", k, 1)
+        assert told is not None
+        assert told == paper_score("persd", "mbpp", k, 1)
+    assert paper_score("persd", "lab", 1, 1) is None

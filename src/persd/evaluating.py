@@ -69,6 +69,11 @@ class Settings:
     """Keys of an ``Endpoint``; without ``base_url`` models are loaded."""
     verify: VerifyTable = VerifyTable()  # noqa: RUF009 (it is frozen)
 
+    @property
+    def of_a_task(self) -> int:
+        """Samples that a model is asked for."""
+        return 20 if self.samples is None else self.samples
+
     def table(self, samples: int, ks: Sequence[int]) -> EvaluateTable:
         """The same as a config's table."""
         return EvaluateTable(
@@ -206,7 +211,7 @@ def _refuse_subject(subject: Subject, settings: Settings) -> None:
                 hint=f"Use --benchmark {settings.benchmarks[0]}",
             )
     elif subject.endpoint is not None:
-        samples = 20 if settings.samples is None else settings.samples
+        samples = settings.of_a_task
         if settings.ks and max(settings.ks) > samples:
             most = max(settings.ks)
             raise UserError(
@@ -345,7 +350,7 @@ def _sit(
     session: Session, subject: Subject, settings: Settings, benchmark: str, done: Scored
 ) -> None:
     """One benchmark: its evaluations, and the samples behind them written."""
-    samples = 20 if settings.samples is None else settings.samples
+    samples = settings.of_a_task
     ks = settings.ks or [k for k in USUAL_KS if k <= samples]
     table = settings.table(samples, ks)
     if subject.endpoint is not None:

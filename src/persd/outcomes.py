@@ -65,6 +65,11 @@ def counts(evaluation: Evaluation) -> Counts:
     return found
 
 
+def left_out(evaluation: Evaluation, k: int) -> int:
+    """Tasks that pass@k leaves out: those with fewer than k samples in the score."""
+    return evaluation.tasks - sum(judged >= k for judged, _ in counts(evaluation).values())
+
+
 def truncated_as_wrong(evaluation: Evaluation) -> Counts:
     """As ``counts``, the truncated samples taken for wrong: what a model that never ends its
     replies cannot hide behind."""

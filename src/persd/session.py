@@ -140,15 +140,7 @@ class Session:
             caps = [self._budgets[key].cap_usd, spec.budget_usd]
             self._budgets[key].cap_usd = min((c for c in caps if c is not None), default=None)
         else:
-            spent, untold = self.ledger.spent(role=role, model=spec.model), 0.0
-            if price is not None:
-                # what was paid before the user gave a price counts at that price, and what was
-                # sent without an answer at the most it can have cost
-                unpriced = self.ledger.unpriced(role=role, model=spec.model)
-                spent += sum(price.cost(usage) for usage in unpriced)
-                tries = self.ledger.tries(role=role, model=spec.model)
-                spent += sum(spent_on(t, price) for t in tries)
-                untold = sum(spent_on(t, price) for t in tries if t.usd is None)
+            spent, untold = spent_so_far(self.ledger, role, spec.model, price)
             self._budgets[key] = Budget(spec.budget_usd, spent, untold, is_free=price == FREE)
         return self._budgets[key]
 
@@ -265,6 +257,23 @@ def _to_first_failure(verdict: Verdict) -> Verdict:
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spent_so_far(
+    ledger: Ledger, role: Role, model: str, price: Price | None
+) -> tuple[float, float]:
+    """USD that a ledger's calls of a model count against its cap, and how much of it nobody told.
+
+    What was paid before the user gave a price counts at that price, and what was sent without
+    an answer at the most it can have cost.
+    """
+    spent = ledger.spent(role=role, model=model)
+    if price is None:
+        return spent, 0.0
+    tries = ledger.tries(role=role, model=model)
+    spent += sum(price.cost(usage) for usage in ledger.unpriced(role=role, model=model))
+    spent += sum(spent_on(sent, price) for sent in tries)
+    return spent, sum(spent_on(sent, price) for sent in tries if sent.usd is None)
 
 
 def of_student(spec: Endpoint, model: str) -> Endpoint:

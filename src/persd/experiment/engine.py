@@ -35,13 +35,12 @@ from persd.experiment.grid import Arm, Collection, Grid
 from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
 from persd.models import checkpoint_of
-from persd.money import spent_on
 from persd.outcomes import NOT_RUN
 from persd.progress import QUIET, Progress
 from persd.records import Evaluation, Example, content_id, derive_seed, from_plain
 from persd.run import Run, limits_of, load_pool
 from persd.sandbox import Sandbox
-from persd.session import Session, cores, price_for
+from persd.session import Session, cores, price_for, spent_so_far
 from persd.train import TrainSettings, data_hash, train
 
 T = TypeVar("T")
@@ -321,18 +320,9 @@ def _left(grid: Grid, collection: Collection, teacher: TeacherTable) -> float:
         path = Path(grid.config(other).run.dir)
         if (path / FILE_NAME).is_file():
             with Ledger(path, read_only=True) as ledger:
-                spent += _spent(ledger, teacher)
+                price = price_for(teacher, "teacher")
+                spent += spent_so_far(ledger, "teacher", teacher.model, price)[0]
     return max(0.0, (teacher.budget_usd or 0.0) - spent)
-
-
-def _spent(ledger: Ledger, teacher: TeacherTable) -> float:
-    """USD, with what was sent without an answer at the most it can have cost."""
-    asked = {"role": "teacher", "model": teacher.model}
-    spent, price = ledger.spent(**asked), price_for(teacher, "teacher")
-    if price is None:
-        return spent
-    spent += sum(price.cost(usage) for usage in ledger.unpriced(**asked))
-    return spent + sum(spent_on(sent, price) for sent in ledger.tries(**asked))
 
 
 def _siblings(grid: Grid, collection: Collection) -> list[tuple[Path, bool]]:

@@ -360,15 +360,15 @@ class Grid:
         for row in rows:
             if row.student in ("", student):
                 for seed in self.table.experiment.seeds:
-                    yield self._merged(replace(row, student=student, seed=seed))
+                    yield self.merged(replace(row, student=student, seed=seed))
 
     def _base(self) -> Iterator[Arm]:
         axes = self.table.experiment
         if axes.base:
             for told in axes.feedback:
-                yield replace(self._first(), variants=(), feedback=told)
+                yield replace(self.first(), variants=(), feedback=told)
 
-    def _first(self) -> Arm:
+    def first(self) -> Arm:
         """A row of the axes' first values."""
         return next(self._product())
 
@@ -397,7 +397,7 @@ class Grid:
 
     def _beside(self, row: ArmTable) -> Arm:
         arm = replace(
-            self._first(),
+            self.first(),
             student=row.student or "",
             variants=_sets_of(row.variant),
             train=_given(row.train),
@@ -414,7 +414,7 @@ class Grid:
             return replace(arm, match=match, equal="epochs")
         return replace(arm, match=match, size=None)
 
-    def _merged(self, arm: Arm) -> Arm:
+    def merged(self, arm: Arm) -> Arm:
         """The arm, with what makes no difference to it at one value, so that equals are equal.
 
         What a standard set holds, and what an untrained student does, depends on nobody's
@@ -448,7 +448,7 @@ class Grid:
     def _is_like(self, arm: Arm, other: Arm) -> bool:
         """Whether two arms differ in variant, size and training alone."""
         same = ("student", "data_of", "seed", "rounds", "feedback", "prompt")
-        return other == self._merged(replace(other, **{key: getattr(arm, key) for key in same}))
+        return other == self.merged(replace(other, **{key: getattr(arm, key) for key in same}))
 
     # -- collections ----------------------------------------------------------------------
 

@@ -17,8 +17,16 @@ from typing import Any
 
 from persd.experiment.engine import Cell
 from persd.experiment.grid import Arm, Grid
-from persd.experiment.paper import BENCHMARKS, paper_examples, paper_row, paper_score
-from persd.outcomes import NOT_RUN, TRUNCATED, Counts, counts, totals, truncated_as_wrong
+from persd.experiment.paper import paper_examples, paper_row, paper_score
+from persd.outcomes import (
+    NOT_RUN,
+    TRUNCATED,
+    Counts,
+    counts,
+    left_out,
+    totals,
+    truncated_as_wrong,
+)
 from persd.passk import mean_pass_at_k
 from persd.records import Evaluation
 from persd.scores import Score, difference_over_seeds, leaves_out_zero, over_seeds
@@ -197,10 +205,7 @@ def _apart(here: Sequence[Evaluation], ks: Sequence[int]) -> dict[str, Any]:
         "outcomes": dict(sorted(outcomes.items(), key=lambda item: (-item[1], item[0]))),
         "truncated": outcomes[TRUNCATED],
         "not_run": outcomes[NOT_RUN],
-        "left_out": {
-            str(k): sum(e.tasks - sum(n >= k for n, _ in counts(e).values()) for e in here)
-            for k in ks
-        },
+        "left_out": {str(k): sum(left_out(e, k) for e in here) for k in ks},
     }
     if found["truncated"]:
         found["truncated_as_wrong"] = {
@@ -285,20 +290,20 @@ def _references(grid: Grid, arm: Arm) -> Iterator[Arm]:
     matched = grid.reference(arm)
     if matched is not None:
         yield matched
-    first = grid._first()
+    first = grid.first()
     axes = ("rounds", "feedback", "prompt", "data_of", "equal")
-    yield grid._merged(replace(arm, **{axis: getattr(first, axis) for axis in axes}))
+    yield grid.merged(replace(arm, **{axis: getattr(first, axis) for axis in axes}))
     if others := tuple(v for v in arm.variants if v != "stand"):
-        yield grid._merged(replace(arm, variants=others))
+        yield grid.merged(replace(arm, variants=others))
     stand = replace(first, student=arm.student, seed=arm.seed, variants=("stand",))
-    yield grid._merged(replace(stand, equal=arm.equal))
-    yield grid._merged(stand)
+    yield grid.merged(replace(stand, equal=arm.equal))
+    yield grid.merged(stand)
 
 
 def _paper(arm: Arm, benchmark: str, step: int, ks: Sequence[int]) -> dict[str, Any]:
     """The paper's own figures of this row, where it has them."""
     variant = paper_row(arm)
-    if variant is None or benchmark not in BENCHMARKS:
+    if variant is None:
         return {}
     scores = {str(k): paper_score(variant, benchmark, k, step) for k in ks}
     known = {k: score for k, score in scores.items() if score is not None}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from persd.ledger import Ledger
-from persd.outcomes import NOT_RUN, TRUNCATED, counts, totals, truncated_as_wrong
+from persd.outcomes import NOT_RUN, TRUNCATED, counts, left_out, totals, truncated_as_wrong
 from persd.passk import mean_pass_at_k
 from persd.records import VARIANTS, Evaluation
 from persd.scores import difference
@@ -107,15 +107,11 @@ def _plain(e: Evaluation) -> dict[str, Any]:
 
 def _told_apart(e: Evaluation) -> dict[str, Any]:
     """What is part of no score, and the tasks that it leaves out of each pass@k."""
-    judged, apart = counts(e), totals(e)
+    apart = totals(e)
     return {
         "truncated": apart.get(TRUNCATED, 0),
         "not_run": apart.get(NOT_RUN, e.statuses.get(NOT_RUN, 0)),
-        "left_out": {
-            k: e.tasks - sum(n >= int(k) for n, _ in judged.values())
-            for k in _in_order(e.pass_at_k)
-            if e.outcomes
-        },
+        "left_out": {k: left_out(e, int(k)) for k in _in_order(e.pass_at_k) if e.outcomes},
     }
 
 
