@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from persd.build import build_rounds, train_settings
+from persd.config import TrainTable
 from persd.domains.code import parse_reply, task_prompt
 from persd.ledger import Ledger
 from persd.models import EMBEDDED_STUDENT
@@ -26,7 +26,7 @@ from persd.records import Example, Message, Request, Task, derive_seed
 from persd.run import stored_config
 from persd.sandbox import Limits, Sandbox
 from persd.tasks import lab
-from persd.train import TrainSettings, train
+from persd.train import train
 from persd.verify import Job, verify
 
 
@@ -76,13 +76,13 @@ def main() -> None:
         print(f"base {100 * base:.1f}", flush=True)
         for epochs in args.epochs:
             for lr in args.lr:
-                row = _row(data, replace(settings, lr=lr, epochs=epochs), tasks, args.samples, box)
+                row = _row(data, settings.but(lr=lr, epochs=epochs), tasks, args.samples, box)
                 print(f"lr {lr:g} epochs {epochs:g}: {row}", flush=True)
 
 
 def _row(
     data: Mapping[str, list[Example]],
-    settings: TrainSettings,
+    settings: TrainTable,
     tasks: list[Task],
     samples: int,
     box: Sandbox,

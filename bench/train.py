@@ -21,22 +21,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from persd.config import TrainTable
 from persd.lab import corpus
 from persd.models.checkpoint import find, load_model, load_tokenizer, quiet
 from persd.records import Example
-from persd.train import TokenRow, TrainSettings, encode
+from persd.train.rows import TokenRow, encode
 
-Builder = Callable[[Any, Any, Sequence[TokenRow], Path, TrainSettings], Any]
+Builder = Callable[[Any, Any, Sequence[TokenRow], Path, TrainTable], Any]
 
 
 def main() -> None:
     import torch
 
-    from persd.sft import make_trainer
+    from persd.train.trainer import make_trainer
 
     args = _arguments()
     torch.set_num_threads(args.threads)
-    settings = TrainSettings(epochs=args.epochs, lr=args.lr, over_long="skip", lossy="skip")
+    settings = TrainTable(epochs=args.epochs, lr=args.lr, over_long="skip", lossy="skip")
     source = find(args.model)
     tokenizer = load_tokenizer(source)
     context = load_model(source, torch.float32).config.max_position_embeddings
@@ -83,7 +84,7 @@ def _examples(args: argparse.Namespace) -> list[Example]:
 
 
 def _plain(
-    model: Any, tokenizer: Any, rows: Sequence[TokenRow], folder: Path, settings: TrainSettings
+    model: Any, tokenizer: Any, rows: Sequence[TokenRow], folder: Path, settings: TrainTable
 ) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -121,7 +122,7 @@ def _on_gpu() -> bool:
 
 
 def _speed(
-    build: Builder, model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainSettings
+    build: Builder, model: Any, tokenizer: Any, rows: Sequence[TokenRow], settings: TrainTable
 ) -> dict[str, float]:
     """Building the trainer counts: preparing the rows is part of what it costs."""
     with TemporaryDirectory() as folder, quiet():

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persd.config import TrainTable
 from persd.errors import UserError, WorkFailed
 from persd.experiment import engine
 from persd.experiment.engine import (
@@ -38,7 +39,6 @@ from persd.experiment.grid import Collection, Grid, load_grid
 from persd.ledger import Ledger
 from persd.progress import Progress
 from persd.records import Call, Completion, Evaluation, Example
-from persd.train import TrainSettings
 
 TINY = """[experiment]
 dir = "unset"
@@ -148,7 +148,7 @@ def test_every_arm_is_trained_and_scored(done: tuple[Grid, list[Cell], Heard]) -
         assert bool(arm.variants) == bool(metrics)
         if arm.variants:
             assert metrics["examples"] == cell.plan.examples == len(examples_of(grid, arm))
-            settings = TrainSettings(epochs=1, batch_size=16)
+            settings = TrainTable(epochs=1, batch_size=16)
             assert metrics["steps"] == steps_of(cell.plan.examples, settings)
     assert heard.stages == [("collections", 2), ("arms", 6)]
     assert heard.steps == 2 + 6

@@ -15,13 +15,14 @@ pytest.importorskip("trl")
 import torch
 
 import tiny
+from persd.config import TrainTable
 from persd.models import EMBEDDED_STUDENT, scoring
 from persd.models.local import LocalModel
 from persd.models.scoring import LabelScore, label_scores
 from persd.records import Example
-from persd.sft import make_trainer
 from persd.tokens import Api
-from persd.train import TokenRow, TrainSettings, encode
+from persd.train.rows import TokenRow, encode
+from persd.train.trainer import make_trainer
 
 PAIRS = [
     ("def add(a, b):\n", "    return a + b\n"),
@@ -54,7 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 def rows_of(model: LocalModel, api: Api = "completions") -> list[TokenRow]:
     """The pairs as the trainer is given them."""
     examples = [Example(f"e{i}", "persd", "t", 1, p, c, "task") for i, (p, c) in enumerate(PAIRS)]
-    rows, left_out = encode(model.load().tokenizer, examples, TrainSettings(), api=api)
+    rows, left_out = encode(model.load().tokenizer, examples, TrainTable(), api=api)
     assert not left_out
     return rows
 
@@ -79,7 +80,7 @@ def test_nats_are_those_of_each_row_alone(student: LocalModel) -> None:
 
 def test_their_mean_is_the_loss_training_begins_with(student: LocalModel, tmp_path: Path) -> None:
     rows, loaded = rows_of(student), student.load()
-    settings = TrainSettings(batch_size=len(rows), micro_batch=len(rows))
+    settings = TrainTable(batch_size=len(rows), micro_batch=len(rows))
     trainer = make_trainer(loaded.model, loaded.tokenizer, rows, tmp_path, settings)
     (batch,) = trainer.get_train_dataloader()
     with torch.inference_mode():

@@ -6,7 +6,6 @@ import json
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,18 @@ pytest.importorskip("trl")
 import torch
 
 import tiny
+from persd.config import TrainTable
 from persd.errors import UserError, WorkFailed
 from persd.models.local import LocalModel
 from persd.records import Example, Message
-from persd.sft import SortedBatches, make_trainer
 from persd.tokens import Api, prompt_ids
-from persd.train import IGNORED, TrainSettings, data_hash, encode, train
+from persd.train import Step, data_hash, train
+from persd.train.order import SortedBatches
+from persd.train.rows import IGNORED, encode
+from persd.train.trainer import make_trainer
 from test_tokens import merging
 
-SETTINGS = TrainSettings(epochs=12, lr=2e-2, batch_size=4, seed=3, warmup_ratio=0.1)
+SETTINGS = TrainTable(epochs=12, lr=2e-2, batch_size=4, seed=3, warmup_ratio=0.1)
 
 
 def example(i: int, prompt: str, completion: str) -> Example:
@@ -59,8 +61,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One training that several tests look at."""
     out = tmp_path_factory.mktemp("runs") / "persd"
-    seen: list[tuple[int, int, float]] = []
-    metrics = train(str(base), EXAMPLES, out, SETTINGS, on_progress=lambda *step: seen.append(step))
+    seen: list[Step] = []
+    metrics = train(str(base), EXAMPLES, out, SETTINGS, on_step=seen.append)
     return {"out": out, "metrics": metrics, "progress": seen}
 
 
@@ -68,7 +70,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def batches(tmp_path: Path, settings: TrainSettings = SETTINGS, *, bos: bool = False) -> list[Any]:
+def batches(tmp_path: Path, settings: TrainTable = SETTINGS, *, bos: bool = False) -> list[Any]:
     tok = tiny.tokenizer(bos=bos)
     rows, _ = encode(tok, EXAMPLES, settings, api="completions")
     trainer = make_trainer(tiny.model(len(tok)), tok, rows, tmp_path, settings)
@@ -94,10 +96,12 @@ def test_the_trained_checkpoint_loads_again_and_answers(
 
 
 def test_progress_is_told_every_step(trained: dict[str, Any]) -> None:
-    steps = [step for step, _, _ in trained["progress"]]
-    assert steps == list(range(1, 25))
-    assert {total for _, total, _ in trained["progress"]} == {24}
-    assert all(loss > 0 for _, _, loss in trained["progress"])
+    told: list[Step] = trained["progress"]
+    assert [s.step for s in told] == list(range(1, 25))
+    assert {s.steps for s in told} == {24}
+    assert all(s.loss > 0 and s.grad_norm and s.tokens > 0 and s.seconds > 0 for s in told)
+    assert max(s.lr for s in told) == pytest.approx(SETTINGS.lr)
+    assert told[-1].tokens == trained["metrics"]["tokens"]
 
 
 def test_the_manifest_says_what_made_it(base: Path, trained: dict[str, Any]) -> None:
@@ -121,7 +125,7 @@ def test_the_same_seed_gives_the_same_weights(
 ) -> None:
     train(str(base), EXAMPLES, tmp_path / "again", SETTINGS)
     assert weights(tmp_path / "again") == weights(trained["out"])
-    train(str(base), EXAMPLES, tmp_path / "other", replace(SETTINGS, seed=4))
+    train(str(base), EXAMPLES, tmp_path / "other", SETTINGS.but(seed=4))
     assert weights(tmp_path / "other") != weights(trained["out"])
 
 
@@ -168,7 +172,7 @@ def test_an_over_long_row_is_refused_with_its_length(base: Path, tmp_path: Path)
         + 1
     )
     with pytest.raises(UserError) as caught:
-        train(str(base), EXAMPLES, tmp_path / "out", replace(SETTINGS, max_length=length - 1))
+        train(str(base), EXAMPLES, tmp_path / "out", SETTINGS.but(max_length=length - 1))
     line = caught.value.one_line()
     assert "e2" in line
     assert f"{length} tokens" in line
@@ -178,7 +182,7 @@ def test_an_over_long_row_is_refused_with_its_length(base: Path, tmp_path: Path)
 
 
 def test_an_over_long_row_is_left_out_and_counted_where_asked(base: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, epochs=1, max_length=24, over_long="skip")
+    settings = SETTINGS.but(epochs=1, max_length=24, over_long="skip")
     metrics = train(str(base), EXAMPLES, tmp_path / "out", settings)
     assert metrics["over_long"] >= 1
     assert metrics["examples"] + metrics["over_long"] == len(EXAMPLES)
@@ -198,9 +202,7 @@ def test_a_tokenizer_that_merges_spaces_is_refused() -> None:
 
 def test_rows_that_are_not_given_back_can_be_left_out() -> None:
     odd = [*EXAMPLES, example(9, "def f():\n", "    return '<|end|>'\n")]
-    rows, left_out = encode(
-        tiny.tokenizer(), odd, replace(SETTINGS, lossy="skip"), api="completions"
-    )
+    rows, left_out = encode(tiny.tokenizer(), odd, SETTINGS.but(lossy="skip"), api="completions")
     assert [r.example_id for r in left_out] == ["e9"]
     assert len(rows) == len(EXAMPLES)
 
@@ -215,25 +217,25 @@ def test_a_missing_base_is_the_users_to_mend(tmp_path: Path) -> None:
         train(str(tmp_path / "nowhere"), EXAMPLES, tmp_path / "out", SETTINGS)
 
 
-def test_a_micro_batch_that_does_not_divide_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="micro_batch"):
-        train(str(base), EXAMPLES, tmp_path / "out", replace(SETTINGS, micro_batch=3))
+def test_a_micro_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="micro_batch"):
+        SETTINGS.but(micro_batch=3)
 
 
 def test_a_stopped_training_leaves_nothing(base: Path, tmp_path: Path) -> None:
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 2:
+    def stop(step: Step) -> None:
+        if step.step == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(str(base), EXAMPLES, tmp_path / "out", SETTINGS, on_progress=stop)
+        train(str(base), EXAMPLES, tmp_path / "out", SETTINGS, on_step=stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_half_written_checkpoint_is_cleared_away(base: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "model.safetensors").write_bytes(b"half")
-    train(str(base), EXAMPLES, tmp_path / "out", replace(SETTINGS, epochs=1))
+    train(str(base), EXAMPLES, tmp_path / "out", SETTINGS.but(epochs=1))
     assert os.listdir(tmp_path) == ["out"]
     assert LocalModel(str(tmp_path / "out"), device="cpu").load()
 
@@ -241,31 +243,31 @@ def test_a_half_written_checkpoint_is_cleared_away(base: Path, tmp_path: Path) -
 def test_a_folder_of_others_is_not_overwritten(base: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no checkpoint of ours"):
-        train(str(base), EXAMPLES, tmp_path, replace(SETTINGS, epochs=1))
+        train(str(base), EXAMPLES, tmp_path, SETTINGS.but(epochs=1))
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_loss_that_is_no_number_stops_the_training(base: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkFailed, match=r"train\.lr"):
-        train(str(base), EXAMPLES, tmp_path / "out", replace(SETTINGS, lr=1e30, max_grad_norm=0))
+        train(str(base), EXAMPLES, tmp_path / "out", SETTINGS.but(lr=1e30, max_grad_norm=0))
     assert not (tmp_path / "out").exists()
 
 
 def test_accumulated_passes_give_the_whole_batchs_losses(base: Path, tmp_path: Path) -> None:
-    def losses(settings: TrainSettings, name: str) -> Sequence[float]:
+    def losses(settings: TrainTable, name: str) -> Sequence[float]:
         seen: list[float] = []
         train(
             str(base),
             EXAMPLES,
             tmp_path / name,
             settings,
-            on_progress=lambda i, n, x: seen.append(x),
+            on_step=lambda step: seen.append(step.loss),
         )
         return seen
 
-    whole = replace(SETTINGS, epochs=3)
-    assert losses(replace(whole, micro_batch=1), "ones") == pytest.approx(
-        losses(replace(whole, micro_batch=4), "whole"), rel=1e-3
+    whole = SETTINGS.but(epochs=3)
+    assert losses(whole.but(micro_batch=1), "ones") == pytest.approx(
+        losses(whole.but(micro_batch=4), "whole"), rel=1e-3
     )
 
 
@@ -273,7 +275,7 @@ def test_half_precision_bases_keep_their_type(tmp_path: Path) -> None:
     tok = tiny.tokenizer()
     tok.save_pretrained(str(tmp_path / "base"))
     tiny.model(len(tok)).half().save_pretrained(str(tmp_path / "base"))
-    train(str(tmp_path / "base"), EXAMPLES, tmp_path / "out", replace(SETTINGS, epochs=1))
+    train(str(tmp_path / "base"), EXAMPLES, tmp_path / "out", SETTINGS.but(epochs=1))
     from safetensors import safe_open
 
     with safe_open(str(tmp_path / "out" / "model.safetensors"), "pt") as stored:
@@ -321,6 +323,6 @@ def test_the_loss_is_that_of_trls_own_head(tmp_path: Path) -> None:
 def test_training_says_nothing_on_the_console(
     base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(str(base), EXAMPLES, tmp_path / "out", replace(SETTINGS, epochs=1))
+    train(str(base), EXAMPLES, tmp_path / "out", SETTINGS.but(epochs=1))
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")

@@ -33,7 +33,7 @@ from persd.records import (
 from persd.run import Run, limits_of, stored_config
 from persd.sandbox import Limits, Sandbox
 from persd.screen import twins
-from persd.train import TrainSettings, data_hash, train
+from persd.train import Step, data_hash, train
 
 
 def build_examples(run: Run, variant: str, round: int) -> list[Example]:
@@ -223,7 +223,7 @@ def _trained(
     base: str,
     examples: Sequence[Example],
     out: Path,
-    settings: TrainSettings,
+    settings: TrainTable,
     key: str,
     variant: str,
 ) -> dict[str, float]:
@@ -240,29 +240,29 @@ def _train(
     base: str,
     examples: Sequence[Example],
     out: Path,
-    settings: TrainSettings,
+    settings: TrainTable,
     config: Config,
     progress: Progress,
     title: str,
 ) -> dict[str, float]:
     begun = False
 
-    def on_progress(step: int, steps: int, loss: float) -> None:
+    def on_step(step: Step) -> None:
         nonlocal begun
         if not begun:
-            progress.stage(f"{title} on {len(examples)} examples, steps", steps)
+            progress.stage(f"{title} on {len(examples)} examples, steps", step.steps)
             begun = True
         progress.step(1)
 
     api = config.student.api or "completions"
-    metrics = train(checkpoint_of(base), examples, out, settings, api=api, on_progress=on_progress)
+    metrics = train(checkpoint_of(base), examples, out, settings, api=api, on_step=on_step)
     progress.close()
     return metrics
 
 
-def train_settings(table: TrainTable, seed: int) -> TrainSettings:
-    """The [train] table as the trainer takes it."""
-    return TrainSettings(seed=seed, **table.model_dump())
+def train_settings(table: TrainTable, seed: int) -> TrainTable:
+    """The [train] table with the seed that holds where it names none."""
+    return table if table.seed is not None else table.but(seed=seed)
 
 
 # -- the commands ---------------------------------------------------------------------------

@@ -161,6 +161,11 @@ def is_served(spec: Endpoint, role: Role) -> bool:
 class StudentTable(Endpoint):
     """The model that learns. PERsD section 4.1 samples attempts at 0.3, top-p 0.95."""
 
+    revision: str | None = None
+    """Branch, tag or commit of a Hub repository; None: its main branch."""
+    trust_remote_code: bool = False
+    """Run the Python code of a checkpoint's repository, outside the sandbox."""
+
 
 class TeacherTable(Endpoint):
     """A model that repairs."""
@@ -180,17 +185,51 @@ class TeacherTable(Endpoint):
     none), always asked for, or nowhere."""
 
 
+class LoraTable(_Table):
+    """Low-rank adapters (Hu et al. 2021), for ``method`` lora and qlora."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=32, gt=0)
+    """The adapter counts alpha / rank times."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[Annotated[str, Field(min_length=1)]] = "all-linear"
+    """Modules that get an adapter, by the end of their names; all but the head."""
+
+
+class StageTable(_Table):
+    """A part of a training that takes only rows up to a length."""
+
+    length: int = Field(ge=8)
+    """Tokens of prompt and completion."""
+    share: float = Field(gt=0, le=1)
+    """Of the optimizer steps; those of all stages add up to 1."""
+
+
+class MixTable(_Table):
+    """Rows from elsewhere, beside the variant's own."""
+
+    source: str = Field(min_length=1)
+    """A variant, ``replay`` (the student's own attempts that passed), or a file of JSON lines
+    with ``prompt`` and ``completion``."""
+    share: float = Field(gt=0, lt=1)
+    """Of all that is trained on."""
+
+
 class TrainTable(_Table):
     """Fine-tuning. The defaults suit a small model; configs/paper.toml has the paper's."""
 
+    method: Literal["full", "lora", "qlora"] = "full"
+    """All weights, low-rank adapters, or adapters over weights held in 4 bits (bitsandbytes)."""
     epochs: float = Field(default=3, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps in place of ``epochs``; None: as the epochs give."""
     lr: float = Field(default=2e-5, gt=0)
+    """Peak learning rate."""
     batch_size: int = Field(default=16, ge=1)
-    """Rows per optimizer step."""
+    """Rows per optimizer step, over all processes."""
     micro_batch: int | None = Field(default=None, ge=1)
-    """Rows per forward pass; None: the whole batch."""
+    """Rows per forward pass of one process; None: its whole share of the batch on a GPU, 4 on a
+    CPU. It changes time and memory, not the gradients."""
     max_length: int = Field(default=2048, ge=8)
     """Tokens of prompt and completion; a longer row is never cut."""
     over_long: Literal["refuse", "skip"] = "refuse"
@@ -199,7 +238,60 @@ class TrainTable(_Table):
     """The same for a row that the tokenizer does not give back as it was."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of the steps in which the rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to it; 0: never."""
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
+    """8 and 4 + 4 bytes of state a trained weight, about 2 (bitsandbytes), next to none."""
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Order of the rows, and dropout where the model has any; None: as run.seed."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: float32 weights, computed in bfloat16 on a GPU that has it; ``bfloat16``:
+    weights as well, in half the memory."""
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    """The attention kernel; ``auto``: flash attention where it is installed and the GPU has it."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """The rows of a pass end to end, without padding and without seeing each other; ``auto``:
+    with flash attention, the one kernel with which it pays."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the tasks that are not trained on; their loss is looked at every epoch, and the
+    weights of the lowest are kept."""
+    patience: int = Field(default=2, ge=1)
+    """Looks without a lower loss after which the training stops."""
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    """How often the training is put down, to go on there should it be killed."""
+    merge: bool = True
+    """Adapters are merged into the weights (and kept beside them); false: adapters alone."""
+    report_to: list[Literal["trackio", "wandb", "tensorboard"]] = []
+    """Trackers that are told of every step beside the ledger."""
+    lora: LoraTable = LoraTable()
+    stages: list[StageTable] = []
+    """Lengths in the order they are trained on; empty: all rows together."""
+    mix: list[MixTable] = []
+    mix_by: Literal["rows", "tokens"] = "rows"
+    """What the shares of ``mix`` count."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> TrainTable:
+        if self.stages and abs(sum(s.share for s in self.stages) - 1) > 1e-6:
+            raise ValueError(
+                f"the shares of train.stages add up to {sum(s.share for s in self.stages):g}, not 1"
+            )
+        if sum(m.share for m in self.mix) >= 1:
+            raise ValueError("the shares of train.mix leave nothing for the variant itself")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"train.micro_batch = {self.micro_batch} does not divide "
+                f"train.batch_size = {self.batch_size}"
+            )
+        return self
+
+    def but(self, **changes: Any) -> TrainTable:
+        """These settings with some changed. Raises pydantic's ValidationError."""
+        return TrainTable.model_validate(self.model_dump() | changes)
 
 
 class EvaluateTable(_Table):

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from persd.benchmarks import hash_of, source_of
-from persd.build import build_examples, build_rounds, train_settings, train_variant
-from persd.config import StudentTable, TeacherTable, is_served
+from persd.build import build_examples, build_rounds, train_variant
+from persd.config import StudentTable, TeacherTable, TrainTable, is_served
 from persd.errors import UserError, WorkFailed
 from persd.evaluate import Exam, evaluate
 from persd.experiment.grid import Arm, Collection, Grid
@@ -41,7 +41,7 @@ from persd.records import Evaluation, Example, content_id, derive_seed, from_pla
 from persd.run import Run, limits_of, load_pool
 from persd.sandbox import Sandbox
 from persd.session import Session, cores, price_for, spent_so_far
-from persd.train import TrainSettings, data_hash, train
+from persd.train import data_hash, train
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -429,10 +429,10 @@ class _Stock:
 
     def steps(self, planned: Plan) -> int:
         """Optimizer steps by the epochs of an arm's own [train]."""
-        return steps_of(planned.examples, train_settings(self.grid.train(planned.arm), 0))
+        return steps_of(planned.examples, self.grid.train(planned.arm))
 
 
-def steps_of(examples: int, settings: TrainSettings) -> int:
+def steps_of(examples: int, settings: TrainTable) -> int:
     """Optimizer steps of a fine-tune: ``max_steps``, or as the epochs give."""
     if settings.max_steps is not None:
         return settings.max_steps
@@ -487,9 +487,9 @@ def _run_cell(grid: Grid, planned: Plan, unsafe: bool, workers: int) -> Cell:
     arm, folder = planned.arm, cell_folder(grid, planned.arm)
     student = grid.student(arm.student)
     examples = drawn(examples_of(grid, arm), planned.examples, arm.seed)
-    settings = train_settings(grid.train(arm), arm.seed)
+    settings = grid.train(arm).but(seed=arm.seed)
     if planned.max_steps is not None:
-        settings = replace(settings, max_steps=planned.max_steps)
+        settings = settings.but(max_steps=planned.max_steps)
     inputs = _inputs(grid, planned, examples, settings)
     stored = _stored(score_file(grid, arm), inputs)
     if stored is not None:
@@ -530,11 +530,11 @@ def score_file(grid: Grid, arm: Arm) -> Path:
     return cell_folder(grid, arm) / f"cell-{settings[:8]}.json"
 
 
-def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: TrainSettings) -> str:
+def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: TrainTable) -> str:
     """All that a cell's figures follow from: the same, the same figures."""
     student, table = grid.student(planned.arm.student), grid.table
     if not planned.arm.variants:
-        settings = TrainSettings()  # nothing is trained
+        settings = TrainTable()  # nothing is trained
     base = data_hash(
         checkpoint_of(student.model), examples, settings, api=student.api or "completions"
     )
@@ -560,7 +560,7 @@ def _stored(path: Path, inputs: str) -> Cell | None:
 
 
 def _trained(
-    folder: Path, student: StudentTable, examples: Sequence[Example], settings: TrainSettings
+    folder: Path, student: StudentTable, examples: Sequence[Example], settings: TrainTable
 ) -> tuple[str, dict[str, float]]:
     """The checkpoint of an arm, trained unless it is there, and what its training says."""
     out, api = folder / "checkpoint", student.api or "completions"

@@ -297,14 +297,19 @@ def load_model(source: Source, dtype: Any) -> Any:
     return model
 
 
-def stored_dtype(source: Source) -> Any:
-    """The ``torch.dtype`` the checkpoint says its weights have; float32 where it does not say."""
-    import torch
+def load_config(source: Source) -> Any:
+    """The checkpoint's configuration. Raises UserError where it cannot be read."""
     from transformers import AutoConfig
 
     with quiet(), _readable(source, "configuration"):
-        config = AutoConfig.from_pretrained(source.location, **source.arguments)
-    dtype = config.get_text_config().dtype
+        return AutoConfig.from_pretrained(source.location, **source.arguments)
+
+
+def stored_dtype(source: Source) -> Any:
+    """The ``torch.dtype`` the checkpoint says its weights have; float32 where it does not say."""
+    import torch
+
+    dtype = load_config(source).get_text_config().dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persd.errors import UserError
 from persd.tokens import Api, LossyText
-from persd.train import IGNORED, TokenRow, encode_one
+from persd.train.rows import IGNORED, TokenRow, encode_one
 
 if TYPE_CHECKING:
     from torch import Tensor

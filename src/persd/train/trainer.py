@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, set up so that nothing is tokenised, cut, saved, reported or sent by it.
+"""TRL's SFTTrainer, set up so that nothing is tokenised, cut, reported or sent by it unasked.
 
 It is given rows that are ready, groups them by length and computes the loss on the labels
 alone. What it costs beside forward and backward was measured and switched off. Imports torch
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-import random
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,56 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from persd.config import TrainTable
 from persd.errors import UserError, WorkFailed
 from persd.models.checkpoint import pick_device, quiet
-from persd.train import IGNORED, Progress, TokenRow, TrainSettings
+from persd.train.folder import Unfinished
+from persd.train.order import SortedBatches
+from persd.train.rows import IGNORED, TokenRow
+from persd.train.watching import OnStep, Step
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 #: Rows of a pass on a CPU, which gains nothing from more and pads less with fewer.
 _CPU_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A training that has ended."""
+
+    model: Any
+    """As it is to be saved, unwrapped."""
+    losses: list[float]
+    """Of every step, in nats per label token."""
+    tokens: int
+    """Read without padding."""
+
+
+def fit(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TokenRow],
+    part: Unfinished,
+    settings: TrainTable,
+    on_step: OnStep | None,
+) -> Fit:
+    """Train the model on the rows, in place.
+
+    Raises UserError where the GPU's memory does not hold a pass, WorkFailed where the loss is
+    no number.
+    """
+    trainer = make_trainer(model, tokenizer, rows, part.state, settings, on_step)
+    try:
+        trainer.train()
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the GPU's memory does not hold {settings.micro_batch or settings.batch_size} rows"
+            f" of up to {max(map(len, rows))} tokens",
+            hint="Lower train.micro_batch, or turn on train.gradient_checkpointing.",
+        ) from None
+    losses = [float(e["loss"]) for e in trainer.state.log_history if "loss" in e]
+    trainer.accelerator.free_memory()
+    return Fit(model, losses, trainer.tokens_read)
 
 
 def make_trainer(
@@ -35,8 +79,8 @@ def make_trainer(
     tokenizer: Any,
     rows: Sequence[TokenRow],
     folder: Path,
-    settings: TrainSettings,
-    on_progress: Progress | None = None,
+    settings: TrainTable,
+    on_step: OnStep | None = None,
 ) -> Any:
     """TRL's SFTTrainer over rows that are ready: it neither tokenises nor cuts them.
 
@@ -44,6 +88,7 @@ def make_trainer(
     """
     data = {"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]}
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    watcher = Watcher(on_step)
     with quiet():
         trainer = Trainer(
             model=model,
@@ -51,14 +96,15 @@ def make_trainer(
             train_dataset=Dataset.from_dict(data),
             data_collator=DataCollatorForLanguageModeling(pad_token_id=pad),
             processing_class=tokenizer,
-            callbacks=[Watcher(on_progress)],
+            callbacks=[watcher],
         )
     trainer.row_lengths = [len(row) for row in rows]
+    watcher.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _arguments(folder: Path, rows: int, settings: TrainSettings) -> Any:
+def _arguments(folder: Path, rows: int, settings: TrainTable) -> Any:
     device = pick_device(None)
     micro, accumulate = _batches(settings, device)
     steps = settings.max_steps or math.ceil(math.ceil(rows / settings.batch_size) * settings.epochs)
@@ -73,7 +119,7 @@ def _arguments(folder: Path, rows: int, settings: TrainSettings) -> Any:
         warmup_steps=math.ceil(settings.warmup_ratio * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
+        seed=settings.seed or 0,
         bf16=_computes_in_bf16(device, settings),
         gradient_checkpointing=settings.gradient_checkpointing,
         max_length=None,  # ours: never cut
@@ -91,7 +137,7 @@ def _arguments(folder: Path, rows: int, settings: TrainSettings) -> Any:
     )
 
 
-def _batches(settings: TrainSettings, device: torch.device) -> tuple[int, int]:
+def _batches(settings: TrainTable, device: torch.device) -> tuple[int, int]:
     """Rows per forward pass of one process, and passes per step."""
     processes = int(os.environ.get("WORLD_SIZE") or 1)
     share, rest = divmod(settings.batch_size, processes)
@@ -105,7 +151,7 @@ def _batches(settings: TrainSettings, device: torch.device) -> tuple[int, int]:
     return micro, share // micro
 
 
-def _computes_in_bf16(device: torch.device, settings: TrainSettings) -> bool:
+def _computes_in_bf16(device: torch.device, settings: TrainTable) -> bool:
     if settings.dtype == "float32" or device.type != "cuda":
         return False
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -148,10 +194,12 @@ class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
 
 
 class Watcher(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Passes every step's loss on, and stops where it is no number."""
+    """Passes every step on, and stops where the loss is no number."""
 
-    def __init__(self, on_progress: Progress | None) -> None:
-        self.on_progress = on_progress
+    def __init__(self, on_step: OnStep | None) -> None:
+        self.on_step = on_step
+        self.trainer: Any = None
+        self.began = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss")
@@ -159,30 +207,19 @@ class Watcher(TrainerCallback):  # type: ignore[misc, unused-ignore]
             return
         if not math.isfinite(loss):
             raise WorkFailed(f"the loss became {loss} at step {state.global_step}: lower train.lr")
-        if self.on_progress:
-            self.on_progress(state.global_step, state.max_steps, float(loss))
+        if self.on_step:
+            self.on_step(
+                Step(
+                    step=state.global_step,
+                    steps=state.max_steps,
+                    loss=float(loss),
+                    lr=float(logs.get("learning_rate", 0.0)),
+                    grad_norm=_number(logs.get("grad_norm")),
+                    tokens=self.trainer.tokens_read,
+                    seconds=time.perf_counter() - self.began,
+                )
+            )
 
 
-class SortedBatches:
-    """Random orders of the rows, one an epoch, in which every batch is sorted by length.
-
-    The batches are those of plain shuffling, so the gradients are too; sorted, the passes that
-    make up a batch hold rows of like length and little padding. (Whole batches of like length
-    save more, and learn worse: each step then sees one kind of row, and weighs short rows'
-    tokens more.) Deterministic from the seed.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        order = list(range(len(self.lengths)))
-        random.Random(f"{self.seed} {self.epoch}").shuffle(order)
-        for i in range(0, len(order), self.batch):
-            yield from sorted(order[i : i + self.batch], key=self.lengths.__getitem__)
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
