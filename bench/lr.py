@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from persd.build import build_rounds, train_settings
-from persd.config import TrainTable
+from persd.build import build_rounds
+from persd.config import TrainTable, seeded
 from persd.domains.code import parse_reply, task_prompt
 from persd.ledger import Ledger
 from persd.models import EMBEDDED_STUDENT
@@ -68,7 +68,7 @@ def main() -> None:
     tasks = lab.load(count=args.tasks, seed=0, split="validation")
     with Ledger(args.run, read_only=True) as ledger, Sandbox() as box:
         config = stored_config(ledger)
-        settings = train_settings(config.train, config.run.seed)
+        settings = seeded(config.train, config.run.seed)
         data: dict[str, list[Example]] = {
             v: build_rounds(ledger, lambda: box, v, [1])[0] for v in config.run.variants
         }

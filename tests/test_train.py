@@ -117,7 +117,7 @@ def test_the_manifest_says_what_made_it(base: Path, trained: dict[str, Any]) -> 
 def test_only_a_checkpoint_is_left(trained: dict[str, Any]) -> None:
     assert [p.name for p in trained["out"].parent.iterdir()] == ["persd"]
     left = {p.suffix for p in trained["out"].iterdir()}
-    assert left <= {".safetensors", ".json", ".jinja"}
+    assert left <= {".safetensors", ".json", ".jsonl", ".jinja", ".md"}
 
 
 def test_the_same_seed_gives_the_same_weights(

@@ -1,7 +1,7 @@
-"""From a ledger to data sets, and from data sets to trained students.
+"""From a ledger to data sets.
 
-A variant is built from the ledger alone: the selections are ``persd.examples``, the training
-is ``persd.train``. What was built or trained from the same content before is taken as it is.
+A variant is built from the ledger alone: the selections are ``persd.examples``. What was built
+from the same content before is taken as it is.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from persd.config import Config, TrainTable
+from persd.config import Config, seeded
 from persd.domains.code import feedback
 from persd.errors import UserError
 from persd.examples import TaskRecord, build, export, parts_of
 from persd.files import refuse_target
 from persd.ledger import Ledger
-from persd.models import checkpoint_of
 from persd.progress import QUIET, Progress
 from persd.records import (
-    Checkpoint,
     Example,
     Rejected,
     Solution,
@@ -33,23 +31,26 @@ from persd.records import (
 from persd.run import Run, limits_of, stored_config
 from persd.sandbox import Limits, Sandbox
 from persd.screen import twins
-from persd.train import Step, data_hash, train
+from persd.train.mix import with_mix
 
 
 def build_examples(run: Run, variant: str, round: int) -> list[Example]:
-    """The examples a variant trains on after a round: of all rounds so far, or of this one."""
+    """The examples a variant trains on after a round: of all rounds so far, or of this one, and
+    what ``train.mix`` adds to them."""
     run.progress.stage(f"build {variant}, examples", None)
-    examples, rejected = build_rounds(
+    build = partial(
+        build_rounds,
         run.ledger,
         lambda: run.box,
-        variant,
-        rounds_of(run.config, round),
+        rounds=rounds_of(run.config, round),
         limits=run.limits,
         progress=run.progress,
     )
+    examples, rejected = build(variant)
     run.progress.step(0, left_out=len(rejected))
     run.progress.close()
-    return examples
+    settings = seeded(run.config.train, run.config.run.seed)
+    return with_mix(examples, settings, lambda v: build(v)[0], run.config.student, run.progress)
 
 
 def rounds_of(config: Config, round: int) -> range:
@@ -179,93 +180,7 @@ def _renderer() -> str:
     return content_id(*(p.read_text(encoding="utf-8") for p in sources))
 
 
-# -- training -------------------------------------------------------------------------------
-
-
-def train_variant(
-    run: Run, variant: str, round: int, examples: Sequence[Example]
-) -> Checkpoint | None:
-    """The student trained on a variant after a round; None: there is no example to train on."""
-    if not examples:
-        run.progress.say(f"{variant}: no example to train on")
-        return None
-    base = run.config.student.model
-    if run.config.run.start == "last" and round > 1:
-        earlier = [c for c in run.ledger.checkpoints() if c.variant == variant]
-        base = next((c.path for c in reversed(earlier) if c.round == round - 1), base)
-    settings = train_settings(run.config.train, run.config.run.seed)
-    key = data_hash(
-        checkpoint_of(base), examples, settings, api=run.config.student.api or "completions"
-    )
-    for checkpoint in run.ledger.checkpoints():
-        facts = (checkpoint.data_hash, checkpoint.variant, checkpoint.round)
-        if facts == (key, variant, round) and Path(checkpoint.path, "config.json").is_file():
-            return checkpoint
-    out = run.dir / "checkpoints" / f"round{round}-{variant}-{key[:8]}"
-    metrics = _trained(run, base, examples, out, settings, key, variant)
-    checkpoint = Checkpoint(
-        checkpoint_id=content_id(key, variant, round),
-        path=str(out),
-        base=base,
-        variant=variant,
-        round=round,
-        examples=len(examples),
-        data_hash=key,
-        settings=run.config.train.model_dump(),
-        metrics=metrics,
-    )
-    run.ledger.add_checkpoint(checkpoint)
-    return checkpoint
-
-
-def _trained(
-    run: Run,
-    base: str,
-    examples: Sequence[Example],
-    out: Path,
-    settings: TrainTable,
-    key: str,
-    variant: str,
-) -> dict[str, float]:
-    manifest = out / "manifest.json"
-    if manifest.is_file():
-        # the checkpoint was finished and its process killed before the ledger heard of it
-        told = json.loads(manifest.read_text(encoding="utf-8"))
-        if told.get("data_hash") == key:
-            return {k: float(v) for k, v in told["metrics"].items()}
-    return _train(base, examples, out, settings, run.config, run.progress, f"train {variant}")
-
-
-def _train(
-    base: str,
-    examples: Sequence[Example],
-    out: Path,
-    settings: TrainTable,
-    config: Config,
-    progress: Progress,
-    title: str,
-) -> dict[str, float]:
-    begun = False
-
-    def on_step(step: Step) -> None:
-        nonlocal begun
-        if not begun:
-            progress.stage(f"{title} on {len(examples)} examples, steps", step.steps)
-            begun = True
-        progress.step(1)
-
-    api = config.student.api or "completions"
-    metrics = train(checkpoint_of(base), examples, out, settings, api=api, on_step=on_step)
-    progress.close()
-    return metrics
-
-
-def train_settings(table: TrainTable, seed: int) -> TrainTable:
-    """The [train] table with the seed that holds where it names none."""
-    return table if table.seed is not None else table.but(seed=seed)
-
-
-# -- the commands ---------------------------------------------------------------------------
+# -- the command ----------------------------------------------------------------------------
 
 
 def build_run(
@@ -310,34 +225,3 @@ def build_run(
         export(examples, fmt, out, variant=variant, rejected=rejected)
     reasons = dict(sorted(Counter(r.reason for r in rejected).items()))
     return {"examples": len(examples), "rejected": reasons, "path": str(out)}
-
-
-def train_run(
-    run_dir: Path,
-    variant: str,
-    out: Path,
-    model: str | None,
-    progress: Progress,
-    *,
-    unsafe: bool = False,
-) -> dict[str, Any]:
-    """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's.
-
-    ``unsafe`` as for ``build_run``.
-    """
-    with Ledger(run_dir, create=False) as ledger:
-        config = stored_config(ledger)
-        with Sandbox(unsafe=unsafe) as box:
-            rounds = rounds_of(config, max(ledger.rounds(), default=0))
-            examples, _ = build_rounds(
-                ledger, lambda: box, variant, rounds, limits=limits_of(config)
-            )
-    if not examples:
-        raise UserError(
-            f"the run has no example of {variant}", where=str(run_dir), hint="persd report RUN"
-        )
-    base = model or config.student.model
-    settings = train_settings(config.train, config.run.seed)
-    metrics = _train(base, examples, out, settings, config, progress, f"train {variant}")
-    counts = {k: int(v) if v.is_integer() and k != "epochs" else v for k, v in metrics.items()}
-    return {**counts, "examples": len(examples), "path": str(out), "base": base}

@@ -161,7 +161,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a student on a variant of a run."""
-    from persd.build import train_run
+    from persd.train.of_run import train_run
 
     with _progress() as progress:
         result = train_run(run_dir, variant, out, model, progress, unsafe=unsafe)

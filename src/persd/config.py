@@ -294,6 +294,11 @@ class TrainTable(_Table):
         return TrainTable.model_validate(self.model_dump() | changes)
 
 
+def seeded(table: TrainTable, seed: int) -> TrainTable:
+    """The [train] table with the seed that holds where it names none."""
+    return table if table.seed is not None else table.but(seed=seed)
+
+
 class EvaluateTable(_Table):
     """Scoring on held-out tasks."""
 
@@ -616,6 +621,21 @@ def flatten(config: Config) -> dict[str, Any]:
             yield prefix, value
 
     return dict(walk("", config.model_dump(mode="json")))
+
+
+def retrained(config: Config, overrides: Sequence[str]) -> Config:
+    """A run's config with ``train.a=value`` overrides. Raises UserError for other keys."""
+    plain = config.model_dump(mode="json")
+    file = TomlFile(Path("command line"), "", overrides, "persd train RUN --set train.lr=1e-4")
+    for override in overrides:
+        if not override.strip().startswith("train."):
+            raise UserError(
+                f"--set {override!r} is no key of [train]",
+                where="command line",
+                hint="What was collected follows from the rest; give --set train.lr=1e-4, say.",
+            )
+        _override(plain, override)
+    return validated(Config, plain, file)
 
 
 def changed_keys(old: str, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -37,6 +37,7 @@ from persd.records import (
     Role,
     Solution,
     State,
+    Step,
     Task,
     TaskState,
     Try,
@@ -54,6 +55,7 @@ from persd.rows import (
     REJECTED,
     SOLUTIONS,
     STATES,
+    STEPS,
     TABLES,
     TASKS,
     TRIES,
@@ -68,9 +70,9 @@ from persd.rows import (
 )
 
 #: 2 added ``tries`` and ``solutions.closeness``; 3 ``control``, ``calls`` and ``outcomes`` of
-#: evaluations.
-SCHEMA_VERSION = "3"
-_OLDER = ("1", "2")
+#: evaluations; 4 ``steps``.
+SCHEMA_VERSION = "4"
+_OLDER = ("1", "2", "3")
 FILE_NAME = "ledger.sqlite"
 #: Longest time derived records wait for a commit, in seconds.
 COMMIT_EVERY = 0.5
@@ -425,6 +427,11 @@ class Ledger:
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._insert(CHECKPOINTS, [checkpoint], durable=True, replace=True)
 
+    def add_step(self, data_hash: str, step: Step) -> None:
+        """One step of the training of a checkpoint (``Checkpoint.data_hash``); one that is made
+        again, after the training was killed, takes its place."""
+        self._insert(STEPS, [step], extra=[(data_hash,)], replace=True)
+
     def add_evaluation(self, evaluation: Evaluation) -> None:
         self._insert(EVALUATIONS, [evaluation], durable=True, replace=True)
 
@@ -544,6 +551,11 @@ class Ledger:
 
     def checkpoints(self) -> list[Checkpoint]:
         return self._all(Checkpoint, "SELECT * FROM checkpoints ORDER BY rowid")
+
+    def steps(self, data_hash: str) -> list[Step]:
+        """What was told of a training, step by step."""
+        sql = "SELECT * FROM steps WHERE data_hash = ? ORDER BY step"
+        return self._all(Step, sql, (data_hash,))
 
     def evaluations(self) -> list[Evaluation]:
         return self._all(Evaluation, "SELECT * FROM evaluations ORDER BY rowid")

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from persd.attempt import attempt
-from persd.build import build_examples, train_variant
+from persd.build import build_examples
 from persd.direct import direct
 from persd.evaluate import evaluate_benchmarks
 from persd.records import VARIANTS, Checkpoint, Task, Variant
 from persd.refine import refine
 from persd.run import Run
 from persd.screen import screen
+from persd.train.of_run import train_variant
 
 
 def collect(run: Run, round: int, student: str, pilot: Sequence[Task] | None = None) -> None:

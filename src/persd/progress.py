@@ -22,6 +22,9 @@ class Progress:
     def step(self, units: int = 1, **counts: int) -> None:
         """Units are done; counts are added up by name (states, errors ...)."""
 
+    def note(self, text: str) -> None:
+        """What the last unit said of itself; the next one's takes its place."""
+
     def money(self, usd: float, cap_usd: float | None) -> None:
         """What the run has cost so far."""
 
@@ -62,6 +65,7 @@ class _Counting(Progress):
         self._done = 0
         self._counts: Counter[str] = Counter()
         self._began = time.monotonic()
+        self._note = ""
         self._usd, self._cap = 0.0, None  # type: tuple[float, float | None]
         self._traffic: Callable[[], Mapping[str, int]] = dict
 
@@ -69,11 +73,15 @@ class _Counting(Progress):
         self.close()
         self._name, self._total, self._done = name, total, 0
         self._counts.clear()
+        self._note = ""
         self._began = time.monotonic()
 
     def step(self, units: int = 1, **counts: int) -> None:
         self._done += units
         self._counts.update(counts)
+
+    def note(self, text: str) -> None:
+        self._note = text
 
     def money(self, usd: float, cap_usd: float | None) -> None:
         self._usd, self._cap = usd, cap_usd
@@ -95,6 +103,7 @@ class _Counting(Progress):
             cap = "" if self._cap is None else f" of {self._cap:.{2 if self._cap >= 0.1 else 4}f}"
             parts.append(f"{self._usd:.4f}{cap} USD")
         parts.append(f"{rate:.1f}/s")
+        parts += [self._note] if self._note else []
         parts += [f"{n} {k.replace('_', ' ')}" for k, n in sorted(self._counts.items()) if n]
         parts += _told(self._traffic())
         return " · ".join(parts)
@@ -184,10 +193,11 @@ def _told(traffic: Mapping[str, int]) -> list[str]:
         if traffic.get(name)
     ]
     tokens = traffic.get("input_tokens", 0) + traffic.get("output_tokens", 0)
-    return [*said, f"{_short(tokens)} tokens"] if tokens else said
+    return [*said, f"{short(tokens)} tokens"] if tokens else said
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
+    """A count in three figures: 12.3 k."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"

@@ -17,6 +17,7 @@ from persd.records import (
     Example,
     Rejected,
     Solution,
+    Step,
     Task,
     TaskState,
     Try,
@@ -47,6 +48,7 @@ STATES = Table("states", TaskState, ("task_id", "round"))
 EXAMPLES = Table("examples", Example, ("build", "example_id"), ("build",))
 REJECTED = Table("rejected", Rejected, ("build", "task_id", "round", "form"), ("build",))
 CHECKPOINTS = Table("checkpoints", Checkpoint, ("checkpoint_id",))
+STEPS = Table("steps", Step, ("data_hash", "step"), ("data_hash",))
 EVALUATIONS = Table("evaluations", Evaluation, ("evaluation_id",))
 TABLES = (
     TASKS,
@@ -60,6 +62,7 @@ TABLES = (
     EXAMPLES,
     REJECTED,
     CHECKPOINTS,
+    STEPS,
     EVALUATIONS,
 )
 

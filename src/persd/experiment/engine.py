@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from persd.benchmarks import hash_of, source_of
-from persd.build import build_examples, build_rounds, train_variant
+from persd.build import build_examples, build_rounds
 from persd.config import StudentTable, TeacherTable, TrainTable, is_served
 from persd.errors import UserError, WorkFailed
 from persd.evaluate import Exam, evaluate
@@ -42,6 +42,7 @@ from persd.run import Run, limits_of, load_pool
 from persd.sandbox import Sandbox
 from persd.session import Session, cores, price_for, spent_so_far
 from persd.train import data_hash, train
+from persd.train.of_run import train_variant
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,31 +1,50 @@
-"""What a training tells while it goes on: one record an optimizer step."""
+"""What a training tells while it goes on: one record an optimizer step, kept beside the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step, or a look at the held-out rows after it."""
-
-    step: int
-    """From 1 on."""
-    steps: int
-    """Of the whole training."""
-    loss: float
-    """Nats per label token, mean over the step's rows."""
-    lr: float
-    """Rate of the step."""
-    grad_norm: float | None = None
-    """Norm of the gradient before it was clipped; None: not told."""
-    tokens: int = 0
-    """Read so far, without padding, over all processes."""
-    seconds: float = 0.0
-    """Since this process began to train."""
-    held_out: float | None = None
-    """Nats per label token on the held-out rows, after this step; None: not looked at."""
-
+from persd.records import Step, from_json, to_json
 
 OnStep = Callable[[Step], None]
+#: The steps of a training, JSON a line, in its checkpoint.
+STEPS_FILE = "steps.jsonl"
+
+
+class Recorder:
+    """Appends every step to a file before it tells of it.
+
+    Steps that a process before this one made, and that are made again, give way to the new ones.
+    """
+
+    def __init__(self, path: Path, on_step: OnStep | None = None) -> None:
+        self.path, self.on_step, self.begun = path, on_step, False
+
+    def __call__(self, step: Step) -> None:
+        if not self.begun:
+            kept = [s for s in read_steps(self.path) if s.step < step.step]
+            self.path.write_text("".join(f"{to_json(s)}\n" for s in kept), encoding="utf-8")
+            self.begun = True
+        with self.path.open("a", encoding="utf-8") as out:
+            out.write(f"{to_json(step)}\n")
+        if self.on_step:
+            self.on_step(step)
+
+
+def read_steps(path: Path) -> list[Step]:
+    """The steps of a file, as far as they are whole; none where there is no file."""
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    for line in lines:
+        try:
+            found.append(from_json(Step, line))
+        except ValueError:
+            break  # its process was killed as it wrote
+    return found
+
+
+__all__ = ["STEPS_FILE", "OnStep", "Recorder", "Step", "read_steps"]

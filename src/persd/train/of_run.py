@@ -1,0 +1,242 @@
+"""From the examples of a run to a trained student: what was trained before is taken as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from persd.build import build_rounds, rounds_of
+from persd.config import StudentTable, TrainTable, retrained, seeded
+from persd.errors import UserError
+from persd.ledger import Ledger
+from persd.models import checkpoint_of
+from persd.progress import Progress, short
+from persd.records import Checkpoint, Example, Step, content_id
+from persd.run import Run, limits_of, stored_config
+from persd.sandbox import Sandbox
+from persd.tokens import Api
+from persd.train import OnStep, data_hash, train
+from persd.train.mix import with_mix
+from persd.train.watching import STEPS_FILE, read_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training: all that its weights follow from."""
+
+    student: StudentTable
+    """Where the base comes from, and how it is asked."""
+    examples: Sequence[Example]
+    settings: TrainTable
+
+    @property
+    def base(self) -> str:
+        return checkpoint_of(self.student.model)
+
+    @property
+    def api(self) -> Api:
+        return self.student.api or "completions"
+
+    def key(self) -> str:
+        """Its content hash. Raises UserError where the base is missing."""
+        revision = self.student.revision
+        return data_hash(self.base, self.examples, self.settings, api=self.api, revision=revision)
+
+    def run(self, out: Path, progress: Progress, on_step: OnStep | None = None) -> dict[str, float]:
+        """Train it into ``out``, telling the steps; gives its metrics."""
+        teller = _Teller(progress, f"train {self.name} on {len(self.examples)} examples, steps")
+
+        def told(step: Step) -> None:
+            teller.tell(step)
+            if on_step:
+                on_step(step)
+
+        metrics = train(
+            self.base,
+            self.examples,
+            out,
+            self.settings,
+            api=self.api,
+            revision=self.student.revision,
+            trust_remote_code=self.student.trust_remote_code,
+            on_step=told,
+        )
+        progress.close()
+        return metrics
+
+    @property
+    def name(self) -> str:
+        """The variant that is trained on; of a mixture, the first."""
+        return self.examples[0].variant
+
+
+class _Teller:
+    """Tells the steps of a training as progress, from the first that this process makes."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress, self.title = progress, title
+        self.first: Step | None = None
+
+    def tell(self, step: Step) -> None:
+        if self.first is None:
+            self.first = step
+            if step.step > 1:
+                self.progress.say(f"going on at step {step.step} of {step.steps}")
+            self.progress.stage(self.title, step.steps - step.step + 1)
+        self.progress.note(self._said(self.first, step))
+        self.progress.step(int(step.held_out is None))
+
+    def _said(self, first: Step, step: Step) -> str:
+        """A step in a few words: its loss, and the speed since the first."""
+        held_out = f", held out {step.held_out:.3f}" if step.held_out is not None else ""
+        tokens, seconds = step.tokens - first.tokens, step.seconds - first.seconds
+        rate = f", {short(round(tokens / seconds))} tokens/s" if tokens > 0 < seconds else ""
+        return f"loss {step.loss:.3f}{held_out}{rate}"
+
+
+# -- the students of a run ----------------------------------------------------------------------
+
+
+def train_variant(
+    run: Run, variant: str, round: int, examples: Sequence[Example]
+) -> Checkpoint | None:
+    """The student trained on a variant after a round; None: there is no example to train on."""
+    if not examples:
+        run.progress.say(f"{variant}: no example to train on")
+        return None
+    settings = seeded(run.config.train, run.config.run.seed)
+    job = Job(_base(run, variant, round), examples, settings)
+    key = job.key()
+    for checkpoint in run.ledger.checkpoints():
+        facts = (checkpoint.data_hash, checkpoint.variant, checkpoint.round)
+        if facts == (key, variant, round) and _holds(checkpoint.path, key):
+            return checkpoint
+    out = run.dir / "checkpoints" / f"round{round}-{variant}-{key[:8]}"
+    # it may have been finished and its process killed before the ledger heard of it
+    metrics = (
+        {k: float(v) for k, v in manifest_of(out)["metrics"].items()}
+        if _holds(out, key)
+        else job.run(out, run.progress, partial(run.ledger.add_step, key))
+    )
+    checkpoint = _checkpoint(job, key, out, round, metrics)
+    run.ledger.add_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _base(run: Run, variant: str, round: int) -> StudentTable:
+    """The original student, or the variant's own of the round before (``run.start``)."""
+    student = run.config.student
+    if run.config.run.start == "last" and round > 1:
+        earlier = [c for c in run.ledger.checkpoints() if c.variant == variant]
+        path = next((c.path for c in reversed(earlier) if c.round == round - 1), None)
+        if path is not None:
+            return student.model_copy(update={"model": path, "revision": None})
+    return student
+
+
+def manifest_of(folder: str | Path) -> Mapping[str, Any]:
+    """What a finished checkpoint says of itself; empty: there is none."""
+    try:
+        told = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and isinstance(told.get("metrics"), dict) else {}
+
+
+def _holds(folder: str | Path, key: str) -> bool:
+    """Whether the training of that content hash is finished there."""
+    return manifest_of(folder).get("data_hash") == key
+
+
+def _checkpoint(
+    job: Job, key: str, out: Path, round: int, metrics: Mapping[str, float]
+) -> Checkpoint:
+    return Checkpoint(
+        checkpoint_id=content_id(key, job.name, round),
+        path=str(out),
+        base=job.student.model,
+        variant=job.name,
+        round=round,
+        examples=len(job.examples),
+        data_hash=key,
+        settings=job.settings.model_dump(mode="json"),
+        metrics=metrics,
+    )
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+def train_run(
+    run_dir: Path,
+    variant: str,
+    out: Path,
+    model: str | None,
+    progress: Progress,
+    *,
+    overrides: Sequence[str] = (),
+    unsafe: bool = False,
+) -> dict[str, Any]:
+    """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's.
+
+    ``overrides`` lie over the run's [train]; ``unsafe`` as for ``persd.build.build_run``. The
+    ledger is open while examples are built and once it is done, so that several may train on
+    one run. Gives the metrics, with ``path`` and ``base``.
+    """
+    with Ledger(run_dir, create=False) as ledger:
+        job, round = _job(ledger, variant, model, overrides, progress, unsafe)
+    metrics = job.run(out, progress)
+    _note(run_dir, _checkpoint(job, job.key(), out.resolve(), round, metrics), progress)
+    counts = {k: int(v) if v.is_integer() and k != "epochs" else v for k, v in metrics.items()}
+    return {
+        **counts,
+        "examples": len(job.examples),
+        "path": str(out),
+        "base": job.student.model,
+    }
+
+
+def _job(
+    ledger: Ledger,
+    variant: str,
+    model: str | None,
+    overrides: Sequence[str],
+    progress: Progress,
+    unsafe: bool,
+) -> tuple[Job, int]:
+    """What is to be trained, and the last round its examples come from."""
+    config = retrained(stored_config(ledger), overrides)
+    last = max(ledger.rounds(), default=0)
+    settings, student = seeded(config.train, config.run.seed), config.student
+    if model:
+        student = student.model_copy(update={"model": model, "revision": None})
+    with Sandbox(unsafe=unsafe) as box:
+
+        def build(name: str) -> list[Example]:
+            rounds = rounds_of(config, last)
+            limits = limits_of(config)
+            return build_rounds(ledger, lambda: box, name, rounds, limits=limits)[0]
+
+        examples = with_mix(build(variant), settings, build, student, progress)
+    if not examples:
+        raise UserError(
+            f"the run has no example of {variant}",
+            where=str(ledger.run),
+            hint=f"persd report {ledger.run} shows what became of its tasks.",
+        )
+    return Job(student, examples, settings), last
+
+
+def _note(run_dir: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Note a training down in the run's ledger; where that cannot be it is told, and no error."""
+    try:
+        with Ledger(run_dir, create=False) as ledger:
+            for step in read_steps(Path(checkpoint.path, STEPS_FILE)):
+                ledger.add_step(checkpoint.data_hash, step)
+            ledger.add_checkpoint(checkpoint)
+    except UserError as e:
+        progress.say(f"the training is not noted in the run's ledger: {e.one_line()}")
