@@ -42,6 +42,7 @@ from persd.run import Run, limits_of, load_pool
 from persd.sandbox import Sandbox
 from persd.session import Session, cores, price_for, spent_so_far
 from persd.train import data_hash, train
+from persd.train.mix import is_file, with_mix
 from persd.train.of_run import train_variant
 
 T = TypeVar("T")
@@ -281,11 +282,17 @@ def _collect_one(grid: Grid, collection: Collection, unsafe: bool, workers: int)
                         "student for the next"
                     )
                 student = promoted.path
-        for variant in sorted({v for a in needed for v in a.variants}):
-            rounds = sorted({r for a in needed if variant in a.variants for r in a.rounds})
-            build_rounds(run.ledger, lambda: run.box, variant, rounds, limits=run.limits)
+        wanted = {(v, r) for a in needed for v in _built_for(grid, a) for r in a.rounds}
+        for variant, round in sorted(wanted):
+            build_rounds(run.ledger, lambda: run.box, variant, [round], limits=run.limits)
         states = _states(run)
     return f"{collection.name}: {states}"
+
+
+def _built_for(grid: Grid, arm: Arm) -> list[str]:
+    """The selections that an arm is trained on: its sets and those mixed in."""
+    mixed = [m.source for m in grid.train(arm).mix if not is_file(m.source)]
+    return [*arm.variants, *mixed]
 
 
 def _collect_round(run: Run, number: int, student: str) -> None:
@@ -441,24 +448,27 @@ def steps_of(examples: int, settings: TrainTable) -> int:
 
 
 def examples_of(grid: Grid, arm: Arm) -> list[Example]:
-    """All examples of an arm's sets, from the collection's ledger alone."""
+    """All examples of an arm's sets, and what its ``train.mix`` adds, from the collection's ledger
+    alone."""
     source = grid.collection(arm)
     if source is None:
         return []
     kept: dict[tuple[str, str, str], Example] = {}
     config = grid.config(source)
     with Ledger(config.run.dir, read_only=True) as ledger:
+        build = partial(
+            build_rounds,
+            ledger,
+            partial(_not_built, config.run.dir),
+            rounds=arm.rounds,
+            limits=limits_of(config),
+        )
         for variant in arm.variants:
-            found, _ = build_rounds(
-                ledger,
-                partial(_not_built, config.run.dir),
-                variant,
-                arm.rounds,
-                limits=limits_of(config),
-            )
-            for e in found:
+            for e in build(variant)[0]:
                 kept.setdefault((e.task_id, e.prompt, e.completion), e)
-    return list(kept.values())
+        settings = grid.train(arm).but(seed=arm.seed)
+        student = grid.student(arm.student)
+        return with_mix(list(kept.values()), settings, lambda v: build(v)[0], student)
 
 
 def _not_built(folder: str) -> Sandbox:

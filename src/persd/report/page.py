@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from persd.ledger import Ledger
-from persd.report import cases, compared, plots, sets, summary, teacher
+from persd.report import cases, compared, curves, plots, sets, summary, teacher
 from persd.report.money import FATES, Money, Part, money
 from persd.report.plots import TYPES_SHOWN, place
 from persd.report.results import results
@@ -54,6 +54,7 @@ def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
         "cascade": teacher.cascade(repairs.tries, paid),
         "data_sets": sets.data_sets(ledger),
         "checkpoints": sets.trained(ledger),
+        "curves": curves.curves(ledger),
         "closeness": sets.closeness(ledger),
         "cases": list(cases.gather(ledger, keys)),
         "cases_there": there,
