@@ -22,7 +22,7 @@ def test_the_seven_variants_from_one_ledger(
         run.store_tasks([make_task("good"), make_task("bad")])
         collect(run, 1, "student")
         sizes = {}
-        for variant in ("stand", "inpd", "inpd-combined", "persd", "persd-refine"):
+        for variant in ("stand", "inpd", "inpd-combined", "persd", "persd-refine", "replay"):
             examples, rejected = build_rounds(run.ledger, lambda: run.box, variant, [1])
             assert not rejected
             assert build_rounds(run.ledger, lambda: run.box, variant, [1]) == (examples, [])
@@ -33,6 +33,7 @@ def test_the_seven_variants_from_one_ledger(
             "inpd-combined": 2,
             "persd": 1,
             "persd-refine": 1,
+            "replay": 1,
         }
         (example,), _ = build_rounds(run.ledger, lambda: run.box, "persd-refine", [1])
         lineage = run.ledger.lineage(example.example_id)

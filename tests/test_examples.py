@@ -1,19 +1,16 @@
-"""The variants as selections, examples executed as trained on, data sets written whole."""
+"""The variants as selections, examples executed as trained on."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from persd import examples as examples_module
 from persd.domains.code import refine_prompt, task_prompt
 from persd.errors import UserError
-from persd.examples import TaskRecord, build, export, select
-from persd.records import VARIANTS, Example, Kind, Solution, State, Task, Test
+from persd.examples import TaskRecord, build, parts_of, select
+from persd.records import VARIANTS, Kind, Solution, State, Task, Test
 from persd.sandbox import Sandbox
 
 
@@ -46,12 +43,13 @@ def a_record(
     *,
     direct: str | None = "return 1 + n",
     refinement: str | None = None,
+    attempt: str = "return n + 2",
     tested: bool = True,
 ) -> TaskRecord:
     attempted = state != "untested" or refinement is not None
     return TaskRecord(
         task=a_task(task_id, tested=tested),
-        attempt=answer(task_id, "attempt", "return n + 2") if attempted else None,
+        attempt=answer(task_id, "attempt", attempt) if attempted else None,
         feedback="ERROR: AssertionError\nINPUT: (1)\nOUTPUT: 3\nEXPECTED: 2",
         direct=answer(task_id, "direct", direct) if direct else None,
         refinement=answer(task_id, "refinement", refinement) if refinement else None,
@@ -61,7 +59,7 @@ def a_record(
 
 
 RECORDS = [
-    a_record("solved", "solved"),
+    a_record("solved", "solved", attempt="return n + 1  # mine"),
     a_record("one", "refined", refinement="return n + 1"),
     a_record("refused", "refused"),
     a_record("failed", "direct_failed", direct=None),
@@ -108,6 +106,27 @@ def test_every_variant_is_defined_and_an_unknown_one_is_refused() -> None:
     assert set(examples_module.PARTS) == set(VARIANTS)
     with pytest.raises(UserError, match="persd-combined"):
         select("perds", RECORDS)
+
+
+def test_replay_is_what_the_student_solved_and_no_variant(box: Sandbox) -> None:
+    assert "replay" not in VARIANTS
+    assert parts_of("replay") == (("S", "task", "attempt"),)
+    assert chosen("replay") == chosen("replay", untested=True) == [("solved", "task", "attempt")]
+    (example,), rejected = build("replay", RECORDS, box)
+    assert rejected == []
+    assert (example.variant, example.task_id, example.form) == ("replay", "solved", "task")
+    assert example.prompt == task_prompt(RECORDS[0].task)
+    assert example.completion == "    return n + 1  # mine\n"
+    assert (example.attempt_id, example.direct_id, example.refinement_id) == (
+        "solved-attempt", None, None,
+    )  # fmt: skip
+
+
+def test_an_attempt_that_fails_under_its_header_is_not_replayed(box: Sandbox) -> None:
+    wrong = a_record("wrong", "solved", attempt="return n - 1")
+    kept, rejected = build("replay", [wrong], box)
+    assert kept == []
+    assert [(r.task_id, r.reason) for r in rejected] == [("wrong", "failed")]
 
 
 def test_examples_hold_prompt_label_and_lineage(box: Sandbox) -> None:
@@ -171,73 +190,3 @@ def test_untested_tasks_come_only_when_asked_for(box: Sandbox) -> None:
     assert [e.task_id for e in build("persd", RECORDS, box)[0]] == ["one", "two"]
     kept, _ = build("persd", RECORDS, box, include_untested=True)
     assert [e.task_id for e in kept] == ["one", "two", "loose"]
-
-
-# ---- export --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kept(box: Sandbox) -> list[Example]:
-    return build("persd-combined", RECORDS, box)[0]
-
-
-def test_trl_rows_are_prompt_and_completion(tmp_path: Path, kept: list[Example]) -> None:
-    path = tmp_path / "deep" / "data.set"
-    export(kept, "trl", path)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [r["prompt"] + r["completion"] for r in rows] == [e.prompt + e.completion for e in kept]
-    assert list(rows[0]) == ["prompt", "completion", "task_id", "example_id"]
-    assert sorted(p.name for p in path.parent.iterdir()) == ["data.set", "data.set.md"]
-
-
-def test_the_card_says_what_is_in_it(tmp_path: Path, box: Sandbox) -> None:
-    bad = a_record("bad", "refined", refinement="return lost(n)")
-    kept, rejected = build("persd", [*RECORDS, bad], box)
-    export(kept, "trl", tmp_path / "d.jsonl", variant="persd", rejected=rejected, note="A note.")
-    card = (tmp_path / "d.jsonl.md").read_text()
-    for part in ("`persd`", "| examples | 2 |", "- undefined_names: 1", "A note."):
-        assert part in card
-
-
-def test_parquet_holds_the_same_columns(tmp_path: Path, kept: list[Example]) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "data"
-    export(kept, "parquet", path)
-    rows = parquet.read_table(path).to_pylist()
-    assert [r["completion"] for r in rows] == [e.completion for e in kept]
-    export([], "parquet", path, variant="persd")
-    assert parquet.read_table(path).num_rows == 0
-
-
-def test_parquet_without_its_package_says_what_to_install(
-    tmp_path: Path, kept: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"persd\[train\]"):
-        export(kept, "parquet", tmp_path / "d")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path: Path, kept: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "d.jsonl"
-    path.write_text("old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        with pytest.raises(UserError, match="No space left"):
-            export(kept, "trl", path)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["d.jsonl"]
-
-
-def test_a_bad_path_or_format_is_a_user_error(tmp_path: Path, kept: list[Example]) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        export(kept, "trl", tmp_path / "file" / "below")
-    with pytest.raises(UserError, match="trl, parquet"):
-        export(kept, "csv", tmp_path / "d")

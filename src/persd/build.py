@@ -7,7 +7,6 @@ from the same content before is taken as it is.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Any
 
 from persd.config import Config, seeded
 from persd.domains.code import feedback
-from persd.errors import UserError
-from persd.examples import TaskRecord, build, export, parts_of
-from persd.files import refuse_target
+from persd.examples import TaskRecord, build, parts_of
 from persd.ledger import Ledger
 from persd.progress import QUIET, Progress
 from persd.records import (
@@ -28,7 +25,7 @@ from persd.records import (
     Verdict,
     content_id,
 )
-from persd.run import Run, limits_of, stored_config
+from persd.run import Run
 from persd.sandbox import Limits, Sandbox
 from persd.screen import twins
 from persd.train.mix import with_mix
@@ -178,50 +175,3 @@ def _renderer() -> str:
     folder = Path(__file__).parent
     sources = [*sorted((folder / "domains").glob("*.py")), folder / "examples.py"]
     return content_id(*(p.read_text(encoding="utf-8") for p in sources))
-
-
-# -- the command ----------------------------------------------------------------------------
-
-
-def build_run(
-    run_dir: Path,
-    variant: str,
-    fmt: str,
-    out: Path,
-    round: int | None,
-    untested: bool,
-    progress: Progress,
-    *,
-    unsafe: bool = False,
-) -> dict[str, Any]:
-    """``persd build``: write a variant's data set; gives examples, rejected by reason, path.
-
-    ``unsafe`` is asked for anew, whatever the run's config says: a run may be somebody else's.
-    """
-    parts_of(variant)
-    refuse_target(out, "the data set")
-    with Ledger(run_dir, create=False) as ledger:
-        rounds = ledger.rounds()
-        if not rounds or (round is not None and round not in rounds):
-            raise UserError(
-                f"the run holds rounds {rounds}, not {round}" if rounds else "nothing is collected",
-                where=str(run_dir),
-                hint="persd collect CONFIG.toml",
-            )
-        chosen = [round] if round is not None else rounds[-1:]
-        progress.stage(f"build {variant}, examples", None)
-        with Sandbox(unsafe=unsafe) as box:
-            examples, rejected = build_rounds(
-                ledger,
-                lambda: box,
-                variant,
-                chosen,
-                untested=untested,
-                limits=limits_of(stored_config(ledger)),
-                progress=progress,
-            )
-        progress.step(0, left_out=len(rejected))
-        progress.close()
-        export(examples, fmt, out, variant=variant, rejected=rejected)
-    reasons = dict(sorted(Counter(r.reason for r in rejected).items()))
-    return {"examples": len(examples), "rejected": reasons, "path": str(out)}

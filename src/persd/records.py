@@ -380,8 +380,8 @@ class Rejected:
     round: int
     form: Literal["task", "refine"]
     reason: str
-    """``unparsable``, ``undefined_names``, ``signature``, ``contaminated``, or the judge's
-    status."""
+    """``unparsable``, ``undefined_names``, ``signature``, ``no_direct``, ``contaminated``, or the
+    judge's status; of an example without a failed attempt one of ``export.pairs.UNPAIRED``."""
     detail: str = ""
 
 
