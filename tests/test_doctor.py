@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from persd import doctor
 from persd.doctor import examine, lines
+from persd.errors import UserError
 from persd.sandbox import Sandbox, tiers
 
 
@@ -100,3 +103,177 @@ def test_a_broken_torch_is_told_not_raised(monkeypatch: pytest.MonkeyPatch) -> N
     torch.__spec__ = SimpleNamespace(name="torch")  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "torch", torch)
     assert doctor._device() == "unknown: no driver"
+
+
+# -- what fits --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Say where training is and how many GiB there are."""
+    pytest.importorskip("torch")
+    from persd.train.memory import GIB, Place
+
+    def say(gib: float, kind: Any = "cuda", four_bit: bool = True) -> None:
+        place = Place(kind, bf16=kind == "cuda", four_bit=four_bit)
+        monkeypatch.setattr(doctor, "_place", lambda: (place, int(gib * GIB)))
+
+    return say
+
+
+def billions(told: str) -> float:
+    return 0.0 if told == "none" else float(told[:-1]) * {"B": 1.0, "M": 1e-3}[told[-1]]
+
+
+def test_what_fits_grows_with_the_machine_and_by_method(machine: Any) -> None:
+    found = {}
+    for gib in (8, 24, 80):
+        machine(gib)
+        found[gib] = {row["method"]: row for row in examine()["fits"]}
+    for method, row in found[80].items():
+        sizes = [billions(found[gib][method]["sparing_memory"]) for gib in (8, 24, 80)]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[-1]
+        assert billions(row["parameters"]) <= billions(row["sparing_memory"])
+    best = [billions(found[24][m]["sparing_memory"]) for m in ("full", "full, bfloat16", "qlora")]
+    assert best == sorted(best)
+    assert best[0] < best[-1]
+
+
+def test_4_bits_are_only_offered_where_they_can_be_had(machine: Any) -> None:
+    machine(24, four_bit=False)
+    assert "qlora" not in {row["method"] for row in examine()["fits"]}
+
+
+def test_memory_and_disk_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = examine()["memory_gib"]
+    assert 0 < room["free"] <= room["total"]
+    assert room["disk_free_here"] > 0
+    monkeypatch.setattr("persd.train.memory.ram_free", lambda: None)
+    found = examine()
+    assert found["memory_gib"]["free"] is None
+    assert any("free -" in line for line in lines(found))
+
+
+def test_optional_packages_are_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", {"wandb": "1.2"}.get)
+    found = examine()
+    assert found["optional"]["wandb"] == "1.2"
+    assert found["optional"]["bitsandbytes"] is None
+    assert found["next"] == "pip install 'persd[train]'"
+
+
+def test_versions_outside_what_is_asked_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {
+        "persd": [
+            "torch>=2.6 ; extra == 'train'",
+            "trl<2 ; extra == 'train'",
+            "ruff ; extra == 'dev'",
+        ],
+        "trl": ["transformers>=4.56", "nonsense !!"],
+    }
+    there = {"torch": "2.1.0+cpu", "trl": "1.16.0", "transformers": "5.23.0", "ruff": "0.0.1"}
+    monkeypatch.setattr(doctor, "_requirements", lambda name: asked.get(name, []))
+    monkeypatch.setattr(doctor, "_version", there.get)
+    (told,) = doctor._out_of_range()
+    assert told.startswith("torch 2.1.0+cpu: persd asks for >=2.6")
+    monkeypatch.setattr(doctor, "_version", {**there, "torch": "2.7"}.get)
+    assert doctor._out_of_range() == []
+
+
+def test_a_clash_is_mended_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    clash = "torch 2.1: persd asks for >=2.6; pip install 'torch>=2.6'"
+    monkeypatch.setattr(doctor, "_out_of_range", lambda: [clash])
+    found = examine()
+    assert found["clashes"] == [clash]
+    if found["tier"] not in ("none", "unsafe"):
+        assert found["next"] == "pip install 'torch>=2.6'"
+
+
+def test_nothing_clashes_here() -> None:
+    assert doctor._out_of_range() == []
+
+
+@pytest.mark.parametrize(
+    ("cuda", "available", "driver", "said"),
+    [
+        (None, False, True, "without CUDA"),
+        ("13.0", False, True, "built for CUDA 13.0"),
+        ("13.0", True, True, None),
+        (None, False, False, None),
+    ],
+)
+def test_a_torch_that_does_not_fit_the_driver_is_named(
+    cuda: str | None,
+    available: bool,
+    driver: bool,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = ModuleType("torch")
+    torch.__spec__ = SimpleNamespace(name="torch")  # type: ignore[assignment]
+    torch.__version__ = "9.9"  # type: ignore[attr-defined]
+    torch.version = SimpleNamespace(cuda=cuda)  # type: ignore[attr-defined]
+    torch.cuda = SimpleNamespace(is_available=lambda: available)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(doctor, "_has_driver", lambda: driver)
+    told = doctor._torch_clashes()
+    assert (said in told[0]) if said else (told == [])
+
+
+def test_gpus_are_told_with_what_they_bear() -> None:
+    gib = 2**30
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(
+            get_device_properties=lambda i: SimpleNamespace(name=f"G{i}", major=9, minor=0),
+            mem_get_info=lambda i: (70 * gib, 80 * gib),
+        )
+    )
+    gpu = doctor._gpu(torch, 1)
+    assert (gpu["name"], gpu["memory_gib"], gpu["free_gib"], gpu["bf16"]) == ("G1", 80, 70, True)
+
+
+# -- a model ----------------------------------------------------------------------------------
+
+
+def test_a_models_family_and_needs_are_told(tmp_path: Path, machine: Any) -> None:
+    import families
+
+    folder = str(families.qwen25_instruct(tmp_path / "mine"))
+    machine(24)
+    found = examine(folder)
+    model = found["model"]
+    assert (model["family"], model["context"], model["api"]) == ("Qwen2.5-Coder", 256, "chat")
+    assert {row["here"] for row in model["needs"]} == {"fits"}
+    assert found["next"].startswith(f"persd run CONFIG.toml --set student.model={folder}")
+    machine(0.1)
+    small = examine(folder)
+    assert {row["here"] for row in small["model"]["needs"]} == {"too big"}
+    assert "smaller model" in small["next"]
+    told = [line for line in lines(found) if line.startswith("model")]
+    assert "family Qwen2.5-Coder" in told[0]
+    assert len(told) == 1 + len(found["model"]["needs"])
+    assert all("needs" in line and "iB" in line for line in told[1:])
+
+
+def test_the_embedded_student_can_be_looked_at() -> None:
+    pytest.importorskip("transformers")
+    assert examine("lab")["model"]["parameters"] == "0.9M"
+
+
+def test_a_model_that_is_not_there_is_the_users_to_mend() -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match="no checkpoint folder"):
+        examine("./nowhere")
+
+
+def test_what_is_no_causal_model_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    import tiny
+
+    folder = tiny.checkpoint(tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "t5"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no causal"):
+        examine(str(folder))

@@ -149,3 +149,4 @@ def test_the_chat_form_ends_where_the_assistant_starts() -> None:
 def test_end_ids_join_the_checkpoints_and_the_tokenizers() -> None:
     for named, expected in (([5, 6], {0, 5, 6}), (7, {0, 7}), (None, {0})):
         assert end_ids(PLAIN, SimpleNamespace(eos_token_id=named)) == expected
+    assert end_ids(PLAIN, SimpleNamespace(eos_token_id=7), {9}) == {0, 7, 9}

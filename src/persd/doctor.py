@@ -1,4 +1,4 @@
-"""What this machine offers a run: ``persd doctor``."""
+"""What this machine offers a run, and what of a model fits it: ``persd doctor``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,55 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from persd import __version__
+from persd.config import TrainTable
+
+if TYPE_CHECKING:
+    from persd.train.memory import Place, Shape
 
 _EXTRAS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
+#: Packages that some settings need, by what for.
+_OPTIONAL = {
+    "bitsandbytes": "qlora, adamw_8bit",
+    "flash-attn": "attention without padding",
+    "deepspeed": "several GPUs",
+    "trackio": "report_to",
+    "wandb": "report_to",
+    "tensorboard": "report_to",
+    "tiktoken": "XGen's tokenizer",
+}
+#: Tokens of the rows that what fits is told for.
+_ROW = 1024
+#: Ways to train, and the settings that make each.
+_METHODS: Mapping[str, Mapping[str, str]] = {
+    "full": {"dtype": "auto"},
+    "full, bfloat16": {"dtype": "bfloat16"},
+    "lora": {"method": "lora"},
+    "lora, bfloat16": {"method": "lora", "dtype": "bfloat16"},
+    "qlora": {"method": "qlora"},
+}
+#: What makes any of them need less, for time.
+_SPARING = {"micro_batch": 1, "gradient_checkpointing": True}
 _KEYS = ("OPENAI_API_KEY", "OPENROUTER_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN")
 
 
-def examine() -> dict[str, Any]:
+def examine(
+    model: str | None = None, *, revision: str | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Facts by name. Keys are named where they are set; their values are never read out.
 
-    Does not raise: what cannot be found out is told as such.
+    ``model``: a checkpoint to look at too; UserError where it is not there or cannot be read.
+    Else it does not raise: what cannot be found out is told as such.
     """
     from persd.session import cores
 
     packages = {name: _version(name) for name in _EXTRAS}
-    return {
+    found = {
         "persd": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -31,9 +62,17 @@ def examine() -> dict[str, Any]:
         **_sandbox(),
         "packages": packages,
         "training": "ready" if all(packages.values()) else "needs: pip install 'persd[train]'",
+        "optional": {name: _version(name) for name in _OPTIONAL},
         "device": _device(),
+        "gpus": _gpus(),
+        **_room(),
+        "clashes": [*_out_of_range(), *_torch_clashes()],
+        "fits": _fits(),
         "keys_set": [name for name in _KEYS if os.environ.get(name)],
     }
+    if model is not None:
+        found["model"] = _model(model, revision, trust_remote_code)
+    return {**found, "next": _next(found)}
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -41,10 +80,20 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for name, value in found.items():
         if name == "missing":
             value = [f"{layer}: {why}" for layer, why in value.items()] or ["nothing"]
-        elif isinstance(value, dict):
-            value = ", ".join(f"{key} {fact}" for key, fact in value.items())
+        elif name == "model":
+            value = [{k: v for k, v in value.items() if k != "needs"}, *value["needs"]]
         for item in value if isinstance(value, list) else [value]:
-            yield f"{name:12} {item}"
+            yield f"{name:12} {_said(item)}"
+
+
+def _said(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    return ", ".join(f"{key} {_shown(fact)}" for key, fact in item.items() if fact not in ("", []))
+
+
+def _shown(fact: Any) -> str:
+    return "-" if fact is None else str(fact)
 
 
 # -- the sandbox --------------------------------------------------------------------------------
@@ -101,6 +150,232 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _room() -> dict[str, Any]:
+    """Memory and disk, in GiB; None: not told."""
+    from persd.train.memory import GIB, ram_free, ram_total
+
+    total, free = ram_total(), ram_free()
+    sizes = {"total": total, "free": free, "disk_free_here": shutil.disk_usage(".").free}
+    return {"memory_gib": {k: None if v is None else round(v / GIB, 1) for k, v in sizes.items()}}
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """The GPUs that torch sees, with their memory in GiB."""
+    try:
+        if importlib.util.find_spec("torch") is None:
+            return []
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return [_gpu(torch, i) for i in range(count)]
+    except Exception:  # ``device`` has told the reason
+        return []
+
+
+def _gpu(torch: Any, index: int) -> dict[str, Any]:
+    from persd.train.memory import GIB
+
+    facts = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    recent = (facts.major, facts.minor) >= (8, 0)
+    return {
+        "name": facts.name,
+        "memory_gib": round(total / GIB, 1),
+        "free_gib": round(free / GIB, 1),
+        "capability": f"{facts.major}.{facts.minor}",
+        "bf16": recent,
+        "flash_attention": recent and _version("flash-attn") is not None,
+    }
+
+
+def _out_of_range() -> list[str]:
+    """Installed packages that are outside what persd, or another of them, asks for."""
+    try:
+        from packaging.requirements import InvalidRequirement, Requirement
+    except ImportError:
+        return []
+    told = []
+    for owner in ("persd", *_EXTRAS):
+        for line in _requirements(owner):
+            try:
+                wanted = Requirement(line)
+            except InvalidRequirement:
+                continue
+            if wanted.marker and not wanted.marker.evaluate({"extra": "train"}):
+                continue
+            there = _version(wanted.name)
+            if there is not None and not wanted.specifier.contains(there, prereleases=True):
+                told.append(
+                    f"{wanted.name} {there}: {owner} asks for {wanted.specifier};"
+                    f" pip install '{wanted.name}{wanted.specifier}'"
+                )
+    return told
+
+
+def _requirements(owner: str) -> list[str]:
+    try:
+        return importlib.metadata.requires(owner) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is on this machine."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _torch_clashes() -> list[str]:
+    """A torch that does not fit the machine's driver."""
+    try:
+        if not _has_driver() or importlib.util.find_spec("torch") is None:
+            return []
+        import torch
+
+        if torch.cuda.is_available():
+            return []
+        if torch.version.cuda is None:
+            return [
+                f"torch {torch.__version__} is a build without CUDA, and there is an NVIDIA"
+                " driver: pip install --force-reinstall torch"
+            ]
+        return [
+            f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, and finds no GPU"
+            " with the driver that is here: nvidia-smi says which CUDA it bears"
+        ]
+    except Exception:  # ``device`` has told the reason
+        return []
+
+
+# -- what fits ----------------------------------------------------------------------------------
+
+
+def _place() -> tuple[Place, int] | None:
+    """Where training would be, and the bytes it may take there; None: not known."""
+    try:
+        if importlib.util.find_spec("torch") is None:
+            return None
+        from persd.train.memory import available, place_here
+
+        place = place_here()
+        have = available(place.kind)
+    except Exception:  # a torch that does not fit its driver raises what it likes
+        return None
+    return None if have is None else (place, have)
+
+
+def _fits() -> list[dict[str, str]]:
+    """The largest student that can be trained here, by method: with the default batch, and with
+    one row a pass and gradient checkpointing; rows of ``_ROW`` tokens."""
+    if (here := _place()) is None:
+        return []
+    from persd.train.memory import largest, size_name
+
+    place, have = here
+    rows = []
+    for name, changes in _methods(place):
+        settings = TrainTable().but(**changes)
+        sizes = [largest(s, _ROW, place, have) for s in (settings, settings.but(**_SPARING))]
+        default, sparing = (f"{size_name(n)}" if n else "none" for n in sizes)
+        rows.append({"method": name, "parameters": default, "sparing_memory": sparing})
+    return rows
+
+
+def _methods(place: Place) -> Iterator[tuple[str, Mapping[str, str]]]:
+    for name, changes in _METHODS.items():
+        if changes.get("method") != "qlora" or place.four_bit:
+            yield name, changes
+
+
+def _model(name: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    """A checkpoint: its family, what it takes to train it, whether that is here."""
+    from persd.models import checkpoint_of
+    from persd.models.checkpoint import find, load_config, load_tokenizer, need_extra
+    from persd.models.families import family_of, positions, usual_api
+    from persd.train.memory import size_name
+
+    need_extra("looking at a model")
+    source = find(checkpoint_of(name), revision=revision, trust_remote_code=trust_remote_code)
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    family, shape = family_of(config, tokenizer), _shape(source, config)
+    return {
+        "name": name,
+        "family": family.name,
+        "note": family.note,
+        "parameters": size_name(shape.parameters),
+        "context": positions(config),
+        "api": usual_api(tokenizer),
+        "stages": [list(stage) for stage in family.stages],
+        "needs": _needs(shape),
+    }
+
+
+def _shape(source: Any, config: Any) -> Shape:
+    from persd.errors import UserError
+    from persd.train.memory import shape_of
+
+    try:
+        return shape_of(config, trust_remote_code=source.trust_remote_code)
+    except Exception as e:  # whatever code of the repository raises
+        reason = " ".join(str(e).split())[:120]
+        raise UserError(
+            f"it is no causal language model that can be loaded here: {reason}",
+            where=source.name,
+            hint="Give one that AutoModelForCausalLM knows.",
+        ) from e
+
+
+def _needs(shape: Shape) -> list[dict[str, str]]:
+    """What training takes by method, as ``_fits`` has them, beside what there is."""
+    if (here := _place()) is None:
+        return []
+    from persd.train.memory import gib, need
+
+    place, have = here
+    rows = []
+    for name, changes in _methods(place):
+        settings = TrainTable().but(**changes)
+        usual, least = (
+            need(shape, s, _ROW, place).total for s in (settings, settings.but(**_SPARING))
+        )
+        fits = "fits" if usual <= have else "fits sparing memory" if least <= have else "too big"
+        rows.append(
+            {"method": name, "needs": gib(usual), "sparing_memory": gib(least), "here": fits}
+        )
+    return rows
+
+
+def _next(found: Mapping[str, Any]) -> str:
+    """What to do next, in one line."""
+    if found["tier"] in ("none", "unsafe"):
+        advice = [line for line in found["advice"] if line]
+        return advice[0] if advice else "programs cannot be judged here: see missing"
+    if not all(found["packages"].values()):
+        return "pip install 'persd[train]'"
+    if found["clashes"]:
+        return str(found["clashes"][0]).rpartition(": ")[2].rpartition("; ")[2]
+    if model := found.get("model"):
+        return _next_of(model)
+    if not found["keys_set"]:
+        return "persd demo; for a real teacher: export OPENAI_API_KEY=..."
+    return "persd run CONFIG.toml --dry-run"
+
+
+def _next_of(model: Mapping[str, Any]) -> str:
+    """What to do with a model: the first method that fits, as settings of a run."""
+    sets = f"--set student.model={model['name']} --set student.api={model['api']}"
+    for row in model["needs"]:
+        if row["here"] != "too big":
+            settings = dict(_METHODS[row["method"]])
+            if row["here"] != "fits":
+                settings |= {k: str(v).lower() for k, v in _SPARING.items()}
+            told = "".join(f" --set train.{k}={v}" for k, v in settings.items() if v != "auto")
+            return f"persd run CONFIG.toml {sets}{told}"
+    return "take a smaller model (see fits), or a larger machine"
+
+
+# -- the device ---------------------------------------------------------------------------------
 
 
 def _device() -> str:

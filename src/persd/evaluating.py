@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from persd.benchmarks import held_out, source_of
-from persd.config import Endpoint, EvaluateTable, PriceTable, VerifyTable
+from persd.config import EvaluateTable, PriceTable, StudentTable, VerifyTable
 from persd.errors import UserError
 from persd.evaluate import Exam, Sample, evaluate, scored
 from persd.files import replacing
@@ -66,7 +66,8 @@ class Settings:
     limit: int | None = None
     seed: int = 0
     endpoint: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of an ``Endpoint``; without ``base_url`` models are loaded."""
+    """Keys of a ``StudentTable``; without ``base_url`` models are loaded. ``revision`` is the
+    model's own, and no other's that it is compared to."""
     verify: VerifyTable = VerifyTable()  # noqa: RUF009 (it is frozen)
 
     @property
@@ -94,7 +95,7 @@ class Subject:
     """What is scored: a model that is asked, or what one wrote before."""
 
     name: str
-    endpoint: Endpoint | None = None
+    endpoint: StudentTable | None = None
     """None: it is not asked."""
     samples: Path | None = None
     """A file or folder of samples."""
@@ -227,7 +228,7 @@ def _refuse_subject(subject: Subject, settings: Settings) -> None:
         _refuse_endpoint(subject.endpoint, loaded)
 
 
-def _refuse_endpoint(spec: Endpoint, loaded: bool) -> None:
+def _refuse_endpoint(spec: StudentTable, loaded: bool) -> None:
     script = Path(spec.model.partition(":")[2])
     if _is_script(spec.model) and not script.is_file():
         raise UserError("no such script", where=str(script), hint="Check the path")
@@ -235,7 +236,7 @@ def _refuse_endpoint(spec: Endpoint, loaded: bool) -> None:
         from persd.models.checkpoint import find, need_extra
 
         need_extra("a model loaded in this process")
-        find(spec.model)
+        find(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     if spec.budget_usd is not None and price_for(spec, "student") is None:
         raise UserError(
             f"the price of {spec.model} is not known, so --budget-usd cannot be kept",
@@ -268,6 +269,8 @@ def subject_of(
     given = dict(settings.endpoint)
     if path.is_dir() or _is_script(model):
         given.pop("base_url", None)
+    if is_other:
+        given.pop("revision", None)
     return Subject(name, endpoint=_endpoint(model, given))
 
 
@@ -279,9 +282,9 @@ def _is_samples_folder(path: Path) -> bool:
     return path.is_dir() and not (path / "config.json").exists() and any(path.glob("*/*.py"))
 
 
-def _endpoint(model: str, given: Mapping[str, Any]) -> Endpoint:
+def _endpoint(model: str, given: Mapping[str, Any]) -> StudentTable:
     try:
-        return Endpoint(model=model, **given)
+        return StudentTable(model=model, **given)
     except ValidationError as error:
         fault = error.errors()[0]
         option = "-".join(str(part) for part in fault["loc"]).replace("_", "-")
@@ -329,7 +332,7 @@ def _opened(
 ) -> Iterator[Session]:
     """A subject's folder; one that was made here and in which nobody was asked and nothing was
     judged is removed again."""
-    student = subject.endpoint or Endpoint(model=f"samples {subject.samples}")
+    student = subject.endpoint or StudentTable(model=f"samples {subject.samples}")
     is_new, is_empty = not folder.exists(), False
     try:
         with Session(

@@ -8,13 +8,21 @@ back before it is used: a tokenizer that merges spaces would ruin Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from persd.errors import UserError
 from persd.records import Message, plain_text
 
 Api = Literal["chat", "completions"]
+
+#: Given to every chat template, so that prompts are the same in training and inference; those
+#: that know no such argument do not mind. A template that lets its model think (Qwen3's) is told
+#: not to, for the replies trained on hold no thoughts; one that names the day (Llama 3's) is given
+#: always the same, its own default.
+TEMPLATE: Mapping[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+#: How a prompt ends whose template has its model think whatever it is told.
+_THINKS = "<think>"
 
 
 class LossyText(ValueError):
@@ -76,11 +84,12 @@ def text_after(tokenizer: Any, prompt: Sequence[int], new: Sequence[int]) -> str
     return whole[len(head) :] if whole.startswith(head) else _decode(tokenizer, new)
 
 
-def end_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
-    """The ids that end a reply: those the checkpoint names, and the one training appends."""
+def end_ids(tokenizer: Any, generation_config: Any, also: Iterable[int] = ()) -> frozenset[int]:
+    """The ids that end a reply: those the checkpoint names, the one training appends, and
+    ``also`` (``persd.models.families.end_tokens``)."""
     named = getattr(generation_config, "eos_token_id", None)
     several = named if isinstance(named, list | tuple) else [named]
-    return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
+    return frozenset(int(i) for i in (*several, tokenizer.eos_token_id, *also) if i is not None)
 
 
 def _chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -91,9 +100,16 @@ def _chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         )
     turns = [{"role": m.role, "content": m.content} for m in messages]
     encoded = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, **TEMPLATE
     )
-    return [int(i) for i in encoded["input_ids"]]
+    ids = [int(i) for i in encoded["input_ids"]]
+    if str(tokenizer.decode(ids[-12:])).rstrip().endswith(_THINKS):
+        raise UserError(
+            "the chat template has the model think first, and the replies it is trained on hold"
+            " no thoughts",
+            hint="Take the family's model that does not think (Qwen: Instruct, not Thinking).",
+        )
+    return ids
 
 
 def _continuations(tokenizer: Any, text: str) -> Iterator[list[int]]:

@@ -182,7 +182,14 @@ def _student(config: Config, model: str | None) -> tuple[LocalModel | None, str]
     asked = model or spec.model
     name = "lab" if asked == "lab" else None
     try:
-        return LocalModel(checkpoint_of(asked), api=spec.api or "completions", name=name), ""
+        student = LocalModel(
+            checkpoint_of(asked),
+            api=spec.api or "completions",
+            revision=spec.revision if model is None else None,
+            trust_remote_code=spec.trust_remote_code,
+            name=name,
+        )
+        return student, ""
     except UserError as e:
         if model is not None:
             raise

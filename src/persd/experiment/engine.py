@@ -547,7 +547,11 @@ def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: Tr
     if not planned.arm.variants:
         settings = TrainTable()  # nothing is trained
     base = data_hash(
-        checkpoint_of(student.model), examples, settings, api=student.api or "completions"
+        checkpoint_of(student.model),
+        examples,
+        settings,
+        api=student.api or "completions",
+        revision=student.revision,
     )
     evaluated = table.evaluate.model_dump(mode="json")
     verify = table.verify.model_dump(mode="json", exclude={"workers", "unsafe"})
@@ -575,14 +579,17 @@ def _trained(
 ) -> tuple[str, dict[str, float]]:
     """The checkpoint of an arm, trained unless it is there, and what its training says."""
     out, api = folder / "checkpoint", student.api or "completions"
-    base = checkpoint_of(student.model)
+    base, revision = checkpoint_of(student.model), student.revision
     try:
         told = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        if told["data_hash"] == data_hash(base, examples, settings, api=api):
+        if told["data_hash"] == data_hash(base, examples, settings, api=api, revision=revision):
             return str(out), dict(told["metrics"])
     except (OSError, ValueError, KeyError):
         pass
-    return str(out), train(base, examples, out, settings, api=api)
+    trust = student.trust_remote_code
+    return str(out), train(
+        base, examples, out, settings, api=api, revision=revision, trust_remote_code=trust
+    )
 
 
 def _write(path: Path, plain: Mapping[str, Any]) -> None:

@@ -144,6 +144,10 @@ def open_model(
         checkpoint_of(spec.model),
         api=spec.api or "completions",
         batch=spec.batch,
+        batch_tokens=spec.batch_tokens,
+        engine=spec.engine,
+        revision=getattr(spec, "revision", None),
+        trust_remote_code=getattr(spec, "trust_remote_code", False),
         name="lab" if spec.model == "lab" else None,
     )
 
