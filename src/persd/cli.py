@@ -126,27 +126,63 @@ def collect(
 @app.command()
 def build(
     run_dir: RunDir,
-    variant: Annotated[str, typer.Option(help="stand, inpd, persd, persd-combined, ...")],
+    variant: Annotated[
+        str, typer.Option(help="stand, inpd, persd, persd-combined, ...; or replay.")
+    ],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    form: Annotated[str, typer.Option("--format", help="trl or parquet.")] = "trl",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="trl, messages, openai, sharegpt, alpaca or parquet; dpo and kto have the "
+            "student's failed attempts beside the answers.",
+        ),
+    ] = "trl",
     round: Annotated[int | None, typer.Option(help="Round; default: the last.")] = None,
     untested: Annotated[
         bool, typer.Option("--untested", help="Also pairs that no test could judge.")
+    ] = False,
+    license: Annotated[
+        str | None, typer.Option(help="Licence on the card, as the Hub names it: apache-2.0, ...")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Also to this data set of the Hugging Face Hub."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Seen by its owner alone, where --push makes it.")
     ] = False,
     unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Write a variant's data set from a run."""
-    from persd.build import build_run
+    from persd.export.of_run import build_run
 
     with _progress() as progress:
-        result = build_run(run_dir, variant, form, out, round, untested, progress, unsafe=unsafe)
+        result = build_run(
+            run_dir,
+            variant,
+            form,
+            out,
+            round,
+            untested,
+            progress,
+            license=license,
+            repo=push,
+            private=private,
+            unsafe=unsafe,
+        )
     if as_json:
         _print_json(result)
         return
-    print(f"{result['examples']} examples of {variant} -> {out}  (card: {out}.md)")
-    for reason, count in sorted(result["rejected"].items()):
+    pairs = f", {result['pairs']} with a failed attempt," if "pairs" in result else ""
+    print(f"{result['examples']} examples of {variant}{pairs} -> {out}  (card: {out}.md)")
+    for reason, count in result["rejected"].items():
         print(f"  left out: {count} {reason}")
+    for reason, count in result.get("unpaired", {}).items():
+        print(f"  without a failed attempt: {count} {reason}")
+    if "pushed" in result:
+        print(f"  pushed to {result['pushed']}")
 
 
 @app.command()
@@ -157,14 +193,25 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Base model; default: the run's student.")
     ] = None,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ddp|fsdp|zero2|zero3|FILE", help="Train in several processes: train.launch."
+        ),
+    ] = None,
+    overrides: Set = None,
     unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a student on a variant of a run."""
+    from persd.train import ranks
     from persd.train.of_run import train_run
 
-    with _progress() as progress:
-        result = train_run(run_dir, variant, out, model, progress, unsafe=unsafe)
+    given = [*(overrides or []), *([f"train.launch={json.dumps(launch)}"] if launch else [])]
+    with ranks.one_voice(), _progress() as progress:
+        result = train_run(run_dir, variant, out, model, progress, overrides=given, unsafe=unsafe)
+    if not ranks.is_main():
+        return
     if as_json:
         _print_json(result)
     else:
@@ -223,6 +270,12 @@ def evaluate(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="What to call MODEL; default: as given.")] = "",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hub id; default: main.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own Python code.")
+    ] = False,
     unsafe: Unsafe = False,
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Programs at once; default: one a core.")
@@ -241,6 +294,8 @@ def evaluate(
         "max_in_flight": max_in_flight,
         "budget_usd": budget_usd,
         "price": None if price is None else evaluating.read_price(price),
+        "revision": revision,
+        "trust_remote_code": trust_remote_code or None,
     }
     benchmarks = evaluating.read_benchmarks(benchmark)
     settings = evaluating.Settings(
@@ -437,11 +492,22 @@ def view(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """What this machine offers: isolation, workers, packages, keys (named, never shown)."""
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Look at this one too: a folder, a Hub id or lab.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hub id; default: main.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own Python code.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What this machine offers: isolation, GPUs, memory, packages, keys; which students fit."""
     from persd.doctor import examine, lines
 
-    found = examine()
+    found = examine(model, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(found)
         return

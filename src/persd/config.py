@@ -116,6 +116,12 @@ class Endpoint(_Table):
     max_tokens: int = Field(default=512, ge=1)
     batch: int = Field(default=64, ge=1)
     """Rows a loaded model generates together."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of them, prompt and ``max_tokens`` of every row with padding; None: as many as a
+    GPU's memory holds, any number on a CPU."""
+    engine: Literal["own", "continuous"] = "own"
+    """What samples a loaded model: this package, or transformers' continuous batching, in which
+    the next row takes the place of one that has ended. Both draw the same samples."""
 
     @field_validator("base_url")
     @classmethod
@@ -215,6 +221,10 @@ class MixTable(_Table):
     """Of all that is trained on."""
 
 
+#: Configurations for several processes that are shipped (configs/accelerate).
+LAUNCHES = ("ddp", "fsdp", "zero2", "zero3", "zero3-offload", "cpu2")
+
+
 class TrainTable(_Table):
     """Fine-tuning. The defaults suit a small model; configs/paper.toml has the paper's."""
 
@@ -267,6 +277,10 @@ class TrainTable(_Table):
     """Adapters are merged into the weights (and kept beside them); false: adapters alone."""
     report_to: list[Literal["trackio", "wandb", "tensorboard"]] = []
     """Trackers that are told of every step beside the ledger."""
+    launch: str | None = Field(default=None, min_length=1)
+    """Train in several processes: ``ddp``, ``fsdp``, ``zero2``, ``zero3``, ``zero3-offload`` (a
+    process a GPU), ``cpu2``, or a configuration file of ``accelerate launch``; None: in this
+    one, or those that ``accelerate launch`` has started. The batches are the same."""
     lora: LoraTable = LoraTable()
     stages: list[StageTable] = []
     """Lengths in the order they are trained on; empty: all rows together."""
@@ -279,6 +293,10 @@ class TrainTable(_Table):
         if self.stages and abs(sum(s.share for s in self.stages) - 1) > 1e-6:
             raise ValueError(
                 f"the shares of train.stages add up to {sum(s.share for s in self.stages):g}, not 1"
+            )
+        if self.launch and self.launch not in LAUNCHES and not Path(self.launch).suffix:
+            raise ValueError(
+                f"train.launch = {self.launch!r} is none of {', '.join(LAUNCHES)}, nor a file"
             )
         if sum(m.share for m in self.mix) >= 1:
             raise ValueError("the shares of train.mix leave nothing for the variant itself")
@@ -571,6 +589,9 @@ _STAGE_OF_KEY = {
     "run.examples": "train",
     "run.start": "train",
     "run.feedback": "teacher",
+    "train.launch": "free",
+    "train.report_to": "free",
+    "train.checkpoint_minutes": "free",
     "tasks.path": "free",  # the tasks' contents are compared, not where they lie
     "verify.workers": "free",
     "verify.unsafe": "free",  # every verdict names the isolation it was made under

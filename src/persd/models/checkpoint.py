@@ -2,13 +2,15 @@
 
 Checkpoints are untrusted. Pickled weights are never read, the repository's own Python is run
 only where the user turned ``trust_remote_code`` on, and a checkpoint that does not fill every
-weight of the model is refused rather than completed with random numbers.
+weight of the model is refused rather than completed with random numbers. A folder may hold a
+LoRA adapter in place of whole weights; it names the checkpoint it is for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import warnings
@@ -33,6 +35,12 @@ _NOT_SETTINGS = frozenset({"manifest.json", "trainer_state.json", "all_results.j
 _PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_SECONDS = 10.0
+#: Of a LoRA adapter: what it is, and its weights.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: Keys of an adapter's configuration that tell where its base is, and not what it is.
+_BASE_KEYS = ("base_model_name_or_path", "revision")
+#: Adapters that may lie on one another.
+_DEEPEST = 4
 #: Parameters below which one CPU thread serves best.
 _SMALL = 5_000_000
 
@@ -48,13 +56,18 @@ class Source:
     revision: str | None
     """Commit of the Hub repository; None: a folder of the user's."""
     trust_remote_code: bool = False
+    base: Source | None = None
+    """The checkpoint that the LoRA adapter at ``location`` is for; None: whole weights."""
 
     @property
     def identity(self) -> dict[str, str]:
-        """Name and content. A folder is known by its content, so that it may be moved, and a
-        checkpoint trained again in the same place is another one."""
+        """Name and content, with those of an adapter's base. A folder is known by its content,
+        so that it may be moved, and a checkpoint trained again in the same place is another
+        one."""
+        below = self.base.identity if self.base else {}
+        under = {f"base_{key}": value for key, value in below.items()}
         if self.revision is None:
-            return {"model": self.name, "weights": content_hash(Path(self.location))}
+            return {"model": self.name, "weights": content_hash(Path(self.location)), **under}
         return {"model": self.name, "revision": self.revision}
 
     @property
@@ -65,14 +78,23 @@ class Source:
 def find(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Source:
     """The checkpoint of that name: a folder where there is one, else a Hub repository.
 
-    Raises UserError, quickly, where there is none: a name that can only be a path is not
-    looked for on the Hub, and an unreachable Hub is asked once.
+    A folder may hold a LoRA adapter, whose base is found as well, by the name in it. Raises
+    UserError, quickly, where there is none: a name that can only be a path is not looked for on
+    the Hub, and an unreachable Hub is asked once.
     """
+    return _find(model, revision, trust_remote_code, depth=0)
+
+
+def _find(model: str, revision: str | None, trust_remote_code: bool, depth: int) -> Source:
     folder = Path(model).expanduser()
     if folder.is_dir():
-        _check_folder(folder, model)
+        base = None
+        if _is_adapter(folder):
+            base = _base_of(folder, model, trust_remote_code, depth)
+        else:
+            _check_folder(folder, model)
         folder = folder.resolve()
-        return Source(folder.name, str(folder), None, trust_remote_code)
+        return Source(folder.name, str(folder), None, trust_remote_code, base)
     if _is_path(model):
         raise UserError(
             f"no checkpoint folder {model!r}",
@@ -80,6 +102,66 @@ def find(model: str, *, revision: str | None = None, trust_remote_code: bool = F
         )
     location, commit = _on_hub(model, revision or "main")
     return Source(model, location, commit, trust_remote_code)
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter and no whole weights (a copy of its base's
+    config.json may lie beside it)."""
+    whole = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / n).exists() for n in whole)
+
+
+def _base_of(folder: Path, shown: str, trust_remote_code: bool, depth: int) -> Source:
+    """The checkpoint that a folder's adapter is for. Raises UserError for an adapter that is
+    none we read, and where its base is absent."""
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
+        raise UserError(
+            f"pickled weights ({pickled[0]}) can run code when they are read, so they are refused"
+            if pickled
+            else f"the folder holds an adapter's configuration without its weights"
+            f" ({ADAPTER_WEIGHTS})",
+            where=shown,
+            hint="Save the adapter with safe_serialization=True where you trust it.",
+        )
+    config = _adapter_config(folder)
+    name, revision = config["base_model_name_or_path"], config.get("revision")
+    if depth >= _DEEPEST:
+        raise UserError(
+            f"more than {_DEEPEST} adapters lie on one another",
+            where=shown,
+            hint="Give a checkpoint into which they were merged.",
+        )
+    try:
+        return _find(name, revision, trust_remote_code, depth + 1)
+    except UserError as e:
+        if _is_adapter(Path(name).expanduser()):
+            raise  # it has spoken of its own base
+        raise UserError(
+            f"the adapter {shown!r} is for {name!r}, which is not there: {e}",
+            where=str(folder / ADAPTER_CONFIG),
+            hint="Put the base there, or write its place into base_model_name_or_path.",
+        ) from e
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    """What an adapter says of itself: that it is LoRA's, of a causal model, and for which."""
+    config = _json_object(folder / ADAPTER_CONFIG)
+    kind, task = config.get("peft_type"), config.get("task_type")
+    names = (config.get("base_model_name_or_path"), config.get("revision") or "")
+    if kind != "LORA" or task not in (None, "CAUSAL_LM"):
+        raise UserError(
+            f"an adapter of kind {kind!r} for {task!r}; LoRA for CAUSAL_LM is what can be loaded",
+            where=str(folder / ADAPTER_CONFIG),
+            hint="Merge it into its base with the tool that made it.",
+        )
+    if not all(isinstance(name, str) for name in names) or not names[0]:
+        raise UserError(
+            f"{ADAPTER_CONFIG} does not say which checkpoint the adapter is for",
+            where=str(folder / ADAPTER_CONFIG),
+            hint="Write its folder or Hub id into base_model_name_or_path.",
+        )
+    return config
 
 
 def need_extra(what: str, *more: str) -> None:
@@ -246,30 +328,60 @@ def content_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of one file, remembered as long as its size and time stay the same."""
+    """Hash of one file, remembered as long as its size and time stay the same. The place of an
+    adapter's base is left out: the base's own content stands for it."""
+    if path.name == ADAPTER_CONFIG:
+        config = {k: v for k, v in _json_object(path).items() if k not in _BASE_KEYS}
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tokenizer(source: Source) -> Any:
-    """The checkpoint's own tokenizer. Raises UserError where it cannot be read."""
+    """The checkpoint's own tokenizer, an adapter's base's where it has none.
+
+    Raises UserError where it cannot be read, ends nothing, or has tokens the model does not.
+    """
     from transformers import AutoTokenizer
 
-    if source.revision is None and not _holds_tokenizer(Path(source.location)):
+    here = source.revision is not None or _holds_tokenizer(Path(source.location))
+    if source.base is not None and not here:
+        return load_tokenizer(source.base)
+    if not here:
         raise UserError(
             "the checkpoint holds no tokenizer (no tokenizer.json)",
             where=source.location,
             hint="Save its base model's there: tokenizer.save_pretrained(FOLDER).",
         )
+    config = load_config(source)
     with quiet(), _readable(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, config=config, **source.arguments
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             "the tokenizer names no end-of-sequence token, so no reply would end",
             where=source.name,
             hint='Set "eos_token" in its tokenizer_config.json.',
         )
+    _check_vocabulary(source, tokenizer, config)
     return tokenizer
+
+
+def _check_vocabulary(source: Source, tokenizer: Any, config: Any) -> None:
+    """Raises UserError where a token has no row in the embedding: reading it would fail."""
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    vocabulary = tokenizer.get_vocab()
+    if tokenizer.unk_token not in (tokenizer.eos_token, tokenizer.pad_token):
+        vocabulary.pop(tokenizer.unk_token, None)  # some classes add one that no text gives
+    token, number = max(vocabulary.items(), key=lambda item: item[1])
+    if isinstance(rows, int) and number >= rows:
+        raise UserError(
+            f"the tokenizer's token {token!r} is number {number}, the model has {rows}"
+            " (numbered from 0)",
+            where=source.name,
+            hint="Give the model its own tokenizer, or resize its embedding and train it.",
+        )
 
 
 def _holds_tokenizer(folder: Path) -> bool:
@@ -278,31 +390,137 @@ def _holds_tokenizer(folder: Path) -> bool:
     return any(any(folder.glob(kind)) for kind in kinds)
 
 
-def load_model(source: Source, dtype: Any) -> Any:
+def load_model(source: Source, dtype: Any, **more: Any) -> Any:
     """The causal language model, on the CPU, with weights of ``dtype`` (a ``torch.dtype``).
 
+    An adapter lies on its base without being merged. ``more`` goes to ``from_pretrained``.
     Raises UserError where the weights are missing, pickled, damaged or of another model.
     """
     from transformers import AutoModelForCausalLM
 
+    if source.base is not None:
+        return _adapted(source, source.base, dtype).get_base_model()
+    config = load_config(source)
+    _refuse_embedded_adapter(source)
     with quiet(), _readable(source, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             source.location,
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
             **source.arguments,
+            **more,
         )
     _check_complete(source, report)
     return model
 
 
+def load_merged(source: Source, dtype: Any) -> Any:
+    """The model as ``load_model`` has it, but with an adapter added to the weights."""
+    if source.base is None:
+        return load_model(source, dtype)
+    return _adapted(source, source.base, dtype).merge_and_unload().requires_grad_(True)
+
+
+def _adapted(source: Source, base: Source, dtype: Any) -> Any:
+    """The base with the adapter on it: peft's model, nothing of it trainable.
+
+    Raises UserError where the adapter does not fit, or leaves a part of itself unset.
+    """
+    need_extra("a LoRA adapter", "peft")
+    with quiet():  # importing it talks, too
+        from peft import LoraConfig, PeftModelForCausalLM, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    model = load_merged(base, dtype)
+    with quiet(), _readable(source, "adapter"):
+        config = LoraConfig.from_pretrained(source.location)
+        config.inference_mode = True
+        model = PeftModelForCausalLM(model, config)
+        weights = load_file(Path(source.location) / ADAPTER_WEIGHTS)
+        report = set_peft_model_state_dict(model, weights)
+    absent = [k for k in report.missing_keys if "default" in k.split(".")]
+    odd = absent or list(report.unexpected_keys)
+    if odd:
+        what = "does not fill its layers" if absent else "has weights for layers that are not there"
+        raise UserError(
+            f"the adapter {what}: {len(odd)}, first {odd[0]}",
+            where=source.name,
+            hint=f"It may be for another base than {base.name}: get it again.",
+        )
+    return model.eval()
+
+
+def _refuse_embedded_adapter(source: Source) -> None:
+    """The loaders put an adapter that lies beside whole weights on them, or on others, unasked."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    with quiet(), _readable(source, "model"):
+        found = find_adapter_config_file(source.location, revision=source.revision)
+    if found is not None:
+        raise UserError(
+            f"there is an adapter ({ADAPTER_CONFIG}) beside whole weights",
+            where=source.name,
+            hint="Move the one that is not meant into a folder of its own.",
+        )
+
+
 def load_config(source: Source) -> Any:
-    """The checkpoint's configuration. Raises UserError where it cannot be read."""
+    """The checkpoint's configuration, an adapter's base's. Raises UserError where it cannot be
+    read or is not a causal language model's."""
     from transformers import AutoConfig
 
+    if source.base is not None:
+        return load_config(source.base)
+    if source.revision is None:
+        _json_object(Path(source.location) / "config.json")
     with quiet(), _readable(source, "configuration"):
-        return AutoConfig.from_pretrained(source.location, **source.arguments)
+        config = AutoConfig.from_pretrained(source.location, **source.arguments)
+        _check_causal(source, config)
+    return config
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a file. Raises UserError for what is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as e:
+        found = str(e) or type(e).__name__
+    if isinstance(found, dict):
+        return found
+    reason = found if isinstance(found, str) else "no object"
+    raise UserError(
+        f"{path.name} cannot be read: {reason}",
+        where=str(path),
+        hint="Get the checkpoint again, or give another one.",
+    )
+
+
+def _check_causal(source: Source, config: Any) -> None:
+    """Raises UserError for a checkpoint of another kind of model: the loaders refuse it with a
+    page of names, or complete it with random numbers."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return
+    made_of = [str(name) for name in config.architectures or ()]
+    causal: set[str] = set()
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        causal.update([names] if isinstance(names, str) else names)
+    other = bool(made_of) and not causal.intersection(made_of)
+    # An architecture that transformers does not have under this name may be an older name; of a
+    # model for text and images, the part for text is loaded.
+    known = all(hasattr(transformers, name) for name in made_of)
+    alone = config.get_text_config() is config
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or (other and known and alone):
+        kind = ", ".join(made_of) or f"of type {config.model_type}"
+        raise UserError(
+            f"the checkpoint is no causal language model: it is {kind}",
+            where=source.name,
+            hint="Give one whose architecture is ...ForCausalLM.",
+        )
 
 
 def stored_dtype(source: Source) -> Any:
@@ -338,39 +556,45 @@ def _check_complete(source: Source, report: Mapping[str, Any]) -> None:
 @contextmanager
 def _readable(source: Source, part: str) -> Iterator[None]:
     """Turns what the loaders raise on a bad checkpoint into one line for the user."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+    except (UserError, MemoryError):
+        raise
+    except Exception as e:  # what the loaders raise on a broken file is of a dozen kinds
         text = " ".join(str(e).split())
         if "trust_remote_code" in text:
             raise UserError(
                 f"its {part} is Python code of the checkpoint, which is not run",
                 where=source.name,
-                hint="If you trust the authors: trust_remote_code = true.",
+                hint="If you trust the authors: student.trust_remote_code = true"
+                " (persd evaluate: --trust-remote-code).",
             ) from None
         shown = text if len(text) <= 240 else f"{text[:240]}..."
         raise UserError(
             f"the {part} cannot be read: {type(e).__name__}: {shown}",
             where=source.name,
-            hint="Get the checkpoint again, or give another one.",
+            hint="Its own Python code may need a package (XGen's: pip install tiktoken), or another"
+            " version of transformers."
+            if source.trust_remote_code
+            else "Get the checkpoint again, or give another one.",
         ) from e
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the progress bars and advice of the libraries; their errors still come through."""
-    from transformers.utils import logging
+    from transformers.utils import logging as talk
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    # imported by others, it tells of faster kernels that might be installed
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    level, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        talk.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            talk.enable_progress_bar()

@@ -18,24 +18,28 @@ from persd.config import TrainTable
 from persd.errors import WorkFailed
 from persd.models.checkpoint import (
     Source,
-    context_length,
     find,
     load_config,
     load_tokenizer,
     need_extra,
     quiet,
 )
+from persd.models.families import positions
 from persd.records import Example, Message, content_id
 from persd.tokens import Api, prompt_ids
-from persd.train.folder import Unfinished, unfinished, versions, write_json
+from persd.train import ranks
+from persd.train.card import card
+from persd.train.folder import Unfinished, unfinished, versions, write_json, writing
+from persd.train.memory import refuse_too_big
+from persd.train.order import epoch_steps, split, stage_rows
 from persd.train.rows import LeftOut, TokenRow, encode
-from persd.train.watching import OnStep, Step
+from persd.train.watching import STEPS_FILE, OnStep, Recorder, Step, need_trackers
 
 if TYPE_CHECKING:
     from persd.train.trainer import Fit
 
 #: Settings that change how long a training takes and who is told of it, and not its result.
-_FREE = {"report_to", "checkpoint_minutes"}
+_FREE = {"report_to", "checkpoint_minutes", "launch"}
 #: Settings that older versions had; of the others, those at their default enter no hash.
 _FIRST = {
     "epochs",
@@ -71,29 +75,54 @@ def train(
     ``on_step`` is called after every optimizer step. Returns steps, epochs, first_loss and
     last_loss (means over the first and last tenth of the steps, in nats per label token),
     seconds, tokens (read, without padding), examples, and how many were left out as over_long
-    and lossy. Called again with the same arguments after it was killed, it goes on where it was.
+    and lossy; with ``settings.held_out`` also held_out (rows), best_held_out (nats per label
+    token), best_step and stopped_early (0 or 1); with stages the rows that fit each.
+
+    Called again with the same arguments after it was killed, it goes on where it was.
 
     Raises UserError for a missing base, no examples, a row that does not fit, memory that does
     not suffice; WorkFailed where the loss is no number.
     """
     started = time.perf_counter()
     need_extra("training", "trl", "datasets")
+    need_trackers(settings.report_to)
     source = find(base, revision=revision, trust_remote_code=trust_remote_code)
+    if settings.launch and ranks.size() == 1:
+        from persd.train.launch import Job, launch
+
+        alone = settings.but(launch=None)
+        job = Job(base, examples, Path(out), alone, api, source.revision, trust_remote_code)
+        return launch(settings.launch, job, on_step)
     tokenizer = load_tokenizer(source)
-    context = context_length(load_config(source))
-    rows, left_out = encode(tokenizer, examples, settings, api=api, context=context)
-    with unfinished(Path(out), data_hash_of(source, examples, settings, api)) as part, quiet():
-        fit = _fit(source, tokenizer, rows, part, settings, on_step)
-        _check_saved_tokens(part.new, source, examples, rows, api)
+    context = positions(load_config(source))
+    limits = [n for n in (context, max((s.length for s in settings.stages), default=None)) if n]
+    limit = min(limits, default=None)
+    rows, left_out = encode(tokenizer, examples, settings, api=api, context=limit)
+    rows, held_out = split(rows, {e.example_id: e.task_id for e in examples}, settings)
+    stages = stage_rows([len(row) for row in rows], settings.stages)
+    refuse_too_big(source, settings, [len(row) for row in (*rows, *held_out)])
+    key = " ".join([data_hash_of(source, examples, settings, api), ranks.form()]).strip()
+    with unfinished(Path(out), key) as part, quiet():
+        steps = part.folder / STEPS_FILE
+        told = Recorder(steps, on_step) if ranks.is_main() else None
+        fit = _fit(source, tokenizer, rows, held_out, part, settings, told)
         metrics = {
             **_loss_metrics(fit.losses),
             **_row_metrics(rows, left_out),
-            "epochs": float(settings.epochs),
+            **_look_metrics(fit, held_out),
+            **{f"stage_{i}_rows": float(len(fits)) for i, fits in enumerate(stages, start=1)},
+            "epochs": len(fit.losses) / epoch_steps(len(rows), settings),
             "tokens": float(fit.tokens),
             "seconds": time.perf_counter() - started,
         }
-        facts = _manifest(source, examples, left_out, settings, api)
-        write_json(part.new / "manifest.json", {**facts, "metrics": metrics})
+        if ranks.is_main():
+            _check_saved_tokens(part.new, source, examples, rows, api)
+            facts = _manifest(source, examples, left_out, settings, api)
+            facts["held_out"] = [row.example_id for row in held_out]
+            facts["metrics"] = metrics
+            write_json(part.new / "manifest.json", facts)
+            (part.new / "README.md").write_text(card(facts, Path(out).name), encoding="utf-8")
+            steps.rename(part.new / STEPS_FILE)
     return metrics
 
 
@@ -124,6 +153,7 @@ def _fit(
     source: Source,
     tokenizer: Any,
     rows: Sequence[TokenRow],
+    held_out: Sequence[TokenRow],
     part: Unfinished,
     settings: TrainTable,
     on_step: OnStep | None,
@@ -134,8 +164,13 @@ def _fit(
         from persd.train.trainer import fit
 
     model = methods.open_model(source, settings)
-    done = fit(model, tokenizer, rows, part, settings, on_step)
-    methods.save(done.model, tokenizer, source, part.new)
+    done = fit(model, tokenizer, rows, part, settings, on_step, held_out)
+    if ranks.is_main():
+        if done.weights is not None:
+            model = methods.open_model(source, settings)
+            model.load_state_dict(done.weights)
+        with writing():
+            methods.save(model, tokenizer, source, part.new, settings)
     return done
 
 
@@ -146,6 +181,19 @@ def _loss_metrics(losses: Sequence[float]) -> dict[str, float]:
         "steps": float(len(losses)),
         "first_loss": sum(first) / tenth,
         "last_loss": sum(last) / tenth,
+    }
+
+
+def _look_metrics(fit: Fit, held_out: Sequence[TokenRow]) -> dict[str, float]:
+    """What the held-out rows decided; empty: none were held out."""
+    if not held_out:
+        return {}
+    step, loss = min(fit.looks, key=lambda look: look[1])
+    return {
+        "held_out": float(len(held_out)),
+        "best_held_out": loss,
+        "best_step": float(step),
+        "stopped_early": float(fit.stopped_early),
     }
 
 
@@ -195,6 +243,7 @@ def _manifest(
         "api": api,
         "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
+        "processes": ranks.size(),
         "versions": versions(),
     }
 

@@ -18,9 +18,6 @@ from persd.models import checkpoint_of
 from persd.progress import QUIET, Progress
 from persd.records import Example, content_id, derive_seed
 
-#: The student's own attempts that passed, as a source.
-REPLAY = "replay"
-
 
 @dataclass(frozen=True, slots=True)
 class Part:

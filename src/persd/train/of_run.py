@@ -19,7 +19,7 @@ from persd.records import Checkpoint, Example, Step, content_id
 from persd.run import Run, limits_of, stored_config
 from persd.sandbox import Sandbox
 from persd.tokens import Api
-from persd.train import OnStep, data_hash, train
+from persd.train import OnStep, data_hash, ranks, train
 from persd.train.mix import with_mix
 from persd.train.watching import STEPS_FILE, read_steps
 
@@ -183,14 +183,18 @@ def train_run(
 ) -> dict[str, Any]:
     """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's.
 
-    ``overrides`` lie over the run's [train]; ``unsafe`` as for ``persd.build.build_run``. The
-    ledger is open while examples are built and once it is done, so that several may train on
-    one run. Gives the metrics, with ``path`` and ``base``.
+    ``overrides`` lie over the run's [train]; ``unsafe`` as for ``persd build``. The ledger is
+    open while examples are built and once it is done, so that several may train on one run. Gives the metrics, with ``path`` and ``base``.
     """
-    with Ledger(run_dir, create=False) as ledger:
-        job, round = _job(ledger, variant, model, overrides, progress, unsafe)
+
+    def asked() -> tuple[Job, int]:
+        with Ledger(run_dir, create=False) as ledger:
+            return _job(ledger, variant, model, overrides, progress, unsafe)
+
+    job, round = ranks.from_main(asked)
     metrics = job.run(out, progress)
-    _note(run_dir, _checkpoint(job, job.key(), out.resolve(), round, metrics), progress)
+    if ranks.is_main():
+        _note(run_dir, _checkpoint(job, job.key(), out.resolve(), round, metrics), progress)
     counts = {k: int(v) if v.is_integer() and k != "epochs" else v for k, v in metrics.items()}
     return {
         **counts,

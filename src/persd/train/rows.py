@@ -38,6 +38,17 @@ class TokenRow:
         return len(self.prompt) + len(self.completion)
 
 
+class _Blank(TokenRow):
+    """A row of two tokens without loss: the model reads it, and learns nothing."""
+
+    @property
+    def labels(self) -> list[int]:
+        return [IGNORED] * len(self)
+
+
+BLANK = _Blank("", [0], [0])
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """An example that was not trained on, and why."""

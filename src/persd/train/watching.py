@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+from persd.errors import UserError
 from persd.records import Step, from_json, to_json
 
 OnStep = Callable[[Step], None]
@@ -47,4 +49,14 @@ def read_steps(path: Path) -> list[Step]:
     return found
 
 
-__all__ = ["STEPS_FILE", "OnStep", "Recorder", "Step", "read_steps"]
+def need_trackers(names: Sequence[str]) -> None:
+    """Raises UserError where the package of a tracker (``train.report_to``) is not installed."""
+    absent = [name for name in names if find_spec(name) is None]
+    if absent:
+        raise UserError(
+            f"train.report_to = {absent[0]!r} needs a package that is not installed",
+            hint=f"Install it: pip install {' '.join(absent)}.",
+        )
+
+
+__all__ = ["STEPS_FILE", "OnStep", "Recorder", "Step", "need_trackers", "read_steps"]
