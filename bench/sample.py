@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -28,22 +29,43 @@ Sampler = Callable[[Sequence[Request]], list[str]]
 def main() -> None:
     args = _arguments()
     local = LocalModel(args.model, batch=args.batch, device=args.device, threads=args.threads)
-    requests = _requests(args)
+    print(json.dumps(compare(local, _requests(args), batch=args.batch, repeat=args.repeat)))
+
+
+def compare(
+    local: LocalModel,
+    requests: Sequence[Request],
+    *,
+    batch: int,
+    repeat: int,
+    others: Sequence[LocalModel] = (),
+) -> dict[str, Any]:
+    """Both speeds, ours over that of ``generate``, and how many greedy replies are the same.
+
+    ``others``: the same student with another engine, given as many requests as it likes.
+    """
     theirs = _generate(local)
-    ours: Sampler = lambda rows: [c.text for c in local.complete(rows)]  # noqa: E731
-    greedy = [_with(r, temperature=0.0) for r in requests[: args.batch]]
+    ours = _texts_of(local)
+    greedy = [replace(r, temperature=0.0) for r in requests[:batch]]
     same = sum(a == b for a, b in zip(ours(greedy), theirs(greedy), strict=True))
+    samplers = [("local", ours, batch), ("generate", theirs, batch)]
+    for other in others:
+        samplers.append((other.engine, _texts_of(other), other.batch))
     best: dict[str, dict[str, float]] = {}
-    for _ in range(args.repeat):
-        for name, sampler in (("local", ours), ("generate", theirs)):
-            speed = _speed(local, sampler, requests, args.batch)
+    for _ in range(repeat):
+        for name, sampler, together in samplers:
+            speed = _speed(local, sampler, requests, together)
             if name not in best or speed["cpu_seconds"] < best[name]["cpu_seconds"]:
                 best[name] = speed
     ratios = {
         f"{kind}_ratio": round(_per(best["local"], kind) / _per(best["generate"], kind), 2)
         for kind in ("seconds", "cpu_seconds")
     }
-    print(json.dumps({**best, **ratios, "greedy_same": f"{same}/{len(greedy)}"}))
+    return {**best, **ratios, "greedy_same": f"{same}/{len(greedy)}"}
+
+
+def _texts_of(local: LocalModel) -> Sampler:
+    return lambda rows: [c.text for c in local.complete(rows)]
 
 
 def _per(speed: dict[str, float], kind: str) -> float:
@@ -78,12 +100,6 @@ def _requests(args: argparse.Namespace) -> list[Request]:
         for i, task in enumerate(lab.load(count=args.tasks, seed=0, split="heldout"))
         for sample in range(args.samples)
     ]
-
-
-def _with(request: Request, **changes: Any) -> Request:
-    from dataclasses import replace
-
-    return replace(request, **changes)
 
 
 def _generate(local: LocalModel) -> Sampler:

@@ -5,10 +5,12 @@ Imports torch and transformers, so it is imported only by the loop that samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -23,6 +25,46 @@ def new_cache(model: Any, room: int) -> Any:
         BufferedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def bytes_a_position(model: Any) -> int:
+    """What one token of one row takes in the model's cache, found by reading one."""
+    cache = new_cache(model, 0)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with torch.inference_mode():
+        model(input_ids=token, past_key_values=cache, use_cache=True)
+    held = [t for x in cache.layers for t in (x.keys, x.values) if isinstance(t, Tensor)]
+    return sum(t.nbytes for t in held)
+
+
+def positions_that_fit(model: Any) -> int | None:
+    """Tokens, of all rows together, that the cache may hold; None: there is no GPU to ask.
+
+    They take half of what is free: the other half is for logits, and copies as the cache grows.
+    """
+    if model.device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    free = torch.cuda.mem_get_info(model.device)[0] + unused
+    return int(free / 2 / max(1, bytes_a_position(model)))
+
+
+def can_be_joined(cache: Any) -> bool:
+    """Whether all its layers are ours."""
+    return all(type(layer) is BufferedLayer for layer in cache.layers)
+
+
+def join(parts: Sequence[Any], room: int) -> Any:
+    """One cache with the rows of all the caches, in order, each row ending at the same column.
+
+    It has room for ``room`` tokens a row. What lies before a shorter part's columns is zero,
+    and must be masked. The parts are used up.
+    """
+    for layers in zip(*(part.layers for part in parts), strict=True):
+        layers[0].take(layers, room)
+        for layer in layers[1:]:
+            layer.reset()
+    return parts[0]
 
 
 class BufferedLayer(DynamicLayer):  # type: ignore[misc, unused-ignore]
@@ -56,6 +98,20 @@ class BufferedLayer(DynamicLayer):  # type: ignore[misc, unused-ignore]
         self.keys[:, :, start:] = key_states
         self.values[:, :, start:] = value_states
         return self.keys, self.values
+
+    def take(self, layers: Sequence[BufferedLayer], room: int) -> None:
+        """Hold the rows of all these layers, with room for so many tokens a row."""
+        width = max(layer.keys.shape[-2] for layer in layers)
+        keys, values = (
+            torch.cat([pad(part, (0, 0, width - part.shape[-2], 0)) for part in parts])
+            for parts in zip(*((layer.keys, layer.values) for layer in layers), strict=True)
+        )
+        self.room = room
+        self._rebuild(keys, values, room)
+
+    def reset(self) -> None:
+        self.buffers = None
+        super().reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if self.buffers is None:

@@ -6,17 +6,17 @@ same code. Loaded at the first request; safetensors only (see ``persd.models.che
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from persd.errors import UserError
 from persd.models.checkpoint import (
     DType,
     Source,
-    context_length,
     find,
     load_model,
     load_tokenizer,
@@ -24,12 +24,18 @@ from persd.models.checkpoint import (
     pick_device,
     use_threads,
 )
-from persd.models.sampling import Row, keeps_a_cache, sample
+from persd.models.families import advice, end_tokens, family_of, positions
+from persd.models.sampling import Row, batches, keeps_a_cache, sample
 from persd.records import Completion, Request, Usage
 from persd.tokens import Api, LossyText, end_ids, prompt_ids, text_after
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
+
+#: Requests a row of continuous batching, so that some wait for the place of those that end.
+_QUEUE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +51,11 @@ class LocalModel:
     """A checkpoint folder or Hub id as a ``Model`` (see ``persd.models``).
 
     ``api``: whether requests go through the chat template or are continued as they stand.
-    ``batch``: rows sampled together. ``device``: ``cpu``, ``cuda``, ``mps``; None: the best
-    there is. ``dtype``: ``auto`` is bfloat16 on a GPU that has it, else float32. ``threads``:
-    CPU threads of torch for the whole process; None: as ``use_threads`` chooses.
+    ``batch``: rows sampled together, fewer where they hold more than ``batch_tokens`` positions
+    (None: what fits a GPU's memory; on a CPU no bound). ``engine``: what samples them, this
+    package or transformers' continuous batching. ``device``: ``cpu``, ``cuda``, ``mps``;
+    None: the best there is. ``dtype``: ``auto`` is bfloat16 on a GPU that has it, else float32.
+    ``threads``: CPU threads of torch for the whole process; None: as ``use_threads`` chooses.
     Raises UserError at once where the checkpoint is not there.
     """
 
@@ -59,6 +67,8 @@ class LocalModel:
         *,
         api: Api = "completions",
         batch: int = 64,
+        batch_tokens: int | None = None,
+        engine: Literal["own", "continuous"] = "own",
         device: str | None = None,
         dtype: DType = "auto",
         revision: str | None = None,
@@ -69,6 +79,7 @@ class LocalModel:
         need_extra("a student loaded in this process")
         self._source = find(model, revision=revision, trust_remote_code=trust_remote_code)
         self._api, self._batch, self._device, self._dtype = api, batch, device, dtype
+        self._batch_tokens, self.engine = batch_tokens, engine
         self._threads, self._name = threads, name or self._source.name
         self._state: Loaded | None = None
 
@@ -87,7 +98,7 @@ class LocalModel:
 
     @property
     def batch(self) -> int:
-        return self._batch
+        return self._batch * (_QUEUE if self.engine == "continuous" else 1)
 
     @property
     def in_flight(self) -> int:
@@ -101,18 +112,30 @@ class LocalModel:
         (nothing is cut to fit; ``note`` has the numbers), ``prompt_not_encodable`` where the
         tokenizer cannot take the text.
         """
-        import torch
-
         loaded = self.load()
         started = time.perf_counter()
         rows = [_row(loaded, self._api, request) for request in requests]
         drawn = [row for row in rows if isinstance(row, Row)]
-        drawn.sort(key=lambda row: len(row.prompt))  # rows of like length need little padding
-        with torch.inference_mode():
-            for i in range(0, len(drawn), self._batch):
-                _sample_in_parts(loaded, drawn[i : i + self._batch])
+        self._sample(loaded, drawn)
         seconds = (time.perf_counter() - started) / max(1, len(requests))
         return [_completion(loaded, row, seconds) if isinstance(row, Row) else row for row in rows]
+
+    def _sample(self, loaded: Loaded, rows: Sequence[Row]) -> None:
+        import torch
+
+        from persd.models.kvcache import positions_that_fit
+
+        positions = self._batch_tokens or positions_that_fit(loaded.model)
+        if self.engine == "continuous":
+            from persd.models.continuous import sample_continuously
+
+            sample_continuously(
+                loaded.model, rows, loaded.ends, most=self._batch, positions=positions
+            )
+            return
+        with torch.inference_mode():
+            for part in batches(rows, self._batch, positions):
+                _sample_in_parts(loaded, part)
 
     def close(self) -> None:
         self._state = None
@@ -124,11 +147,15 @@ class LocalModel:
     def load(self) -> Loaded:
         """Model and tokenizer, read at the first call. Raises UserError where they cannot be."""
         if self._state is None:
-            self._state = _open(self._source, self._device, self._dtype, self._threads)
+            self._state = _open(self._source, self._api, self._device, self._dtype, self._threads)
+            if told := advice(self._state.tokenizer, self._api):
+                log.warning("%s: %s", self._name, told)
         return self._state
 
 
-def _open(source: Source, device: str | None, dtype: DType, threads: int | None) -> Loaded:
+def _open(
+    source: Source, api: Api, device: str | None, dtype: DType, threads: int | None
+) -> Loaded:
     where = pick_device(device)
     tokenizer = load_tokenizer(source)
     model = load_model(source, _dtype_on(where, dtype)).to(where).eval()
@@ -139,8 +166,9 @@ def _open(source: Source, device: str | None, dtype: DType, threads: int | None)
             hint="Serve it, and set student.base_url.",
         )
     use_threads(model, threads)
-    ends = end_ids(tokenizer, model.generation_config)
-    return Loaded(model, tokenizer, ends, context_length(model.config))
+    also = end_tokens(family_of(model.config, tokenizer), tokenizer, api)
+    ends = end_ids(tokenizer, model.generation_config, also)
+    return Loaded(model, tokenizer, ends, positions(model.config))
 
 
 def _dtype_on(device: torch.device, dtype: DType) -> torch.dtype:

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Probabilities looked at before the whole vocabulary is sorted; most top-p sets are smaller.
-_HEAD = 32
+#: (More than 16 of a small vocabulary take a CPU four times as long.)
+_HEAD = 16
+
+
+#: Positions of prompts read in one pass, padding included.
+_READ_BY_CPU, _READ_BY_GPU = 1024, 16384
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -61,6 +68,32 @@ def sample(model: Any, rows: Sequence[Row], ends: Collection[int]) -> None:
         batch.step([drawn[i] for i in keep])
 
 
+def batches(rows: Sequence[Row], most: int, positions: int | None) -> Iterator[list[Row]]:
+    """The rows in batches of like length, samples of one prompt side by side.
+
+    A batch has ``most`` rows, and as many ``positions`` (prompt and reply of every row, padding
+    included; None: no bound), or is one row.
+    """
+
+    def fit(some: Sequence[Row]) -> bool:
+        width = max(len(row.prompt) for row in some) + max(row.max_tokens for row in some)
+        return len(some) <= most and (positions is None or len(some) * width <= positions)
+
+    return split(sorted(rows, key=lambda row: (len(row.prompt), tuple(row.prompt))), fit)
+
+
+def split(items: Iterable[T], fits: Callable[[Sequence[T]], bool]) -> Iterator[list[T]]:
+    """The items in order, in parts as large as fit; one item alone always goes."""
+    part: list[T] = []
+    for item in items:
+        if part and not fits([*part, item]):
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part
+
+
 def _finish(row: Row, token: int, ends: Collection[int]) -> bool:
     """Take one token into a row; whether the row is done with it."""
     if token in ends:
@@ -82,15 +115,12 @@ class _Batch:
     def __init__(self, model: Any, rows: Sequence[Row]) -> None:
         import torch
 
-        from persd.models.kvcache import new_cache
-
         self.model, self.device = model, model.device
         self.takes = inspect.signature(type(model).forward).parameters
         unique = list(dict.fromkeys(tuple(row.prompt) for row in rows))
         width, room = max(map(len, unique)), max(row.max_tokens for row in rows)
-        ids, mask = _left_padded(unique, width)
-        self.cache = new_cache(model, width + room)
-        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
+        mask = _left_padded(unique, width)[1]
+        logits = self._read(unique, width + room)
         place = {prompt: i for i, prompt in enumerate(unique)}
         order = [place[tuple(row.prompt)] for row in rows]
         if order != list(range(len(unique))):
@@ -102,6 +132,32 @@ class _Batch:
         self.positions = mask.sum(1, keepdim=True)
         self.temperature = torch.tensor([row.temperature for row in rows], device=self.device)
         self.top_p = torch.tensor([row.top_p for row in rows], device=self.device)
+
+    def _read(self, prompts: Sequence[Sequence[int]], room: int) -> Tensor:
+        """Fill the cache with the prompts; the logits behind each, [prompts, vocabulary].
+
+        In parts, where caches can be joined: a short prompt is then not padded to the longest,
+        and what a pass takes of memory does not grow with the batch.
+        """
+        import torch
+
+        from persd.models.kvcache import can_be_joined, join, new_cache
+
+        self.cache = new_cache(self.model, room)
+        if not can_be_joined(self.cache):
+            return self._read_part(prompts)
+        at_once = _READ_BY_CPU if self.device.type == "cpu" else _READ_BY_GPU
+        caches, logits = [], []
+        for part in split(prompts, lambda some: len(some) * max(map(len, some)) <= at_once):
+            self.cache = new_cache(self.model, 0)
+            logits.append(self._read_part(part))
+            caches.append(self.cache)
+        self.cache = join(caches, room)
+        return torch.cat(logits)
+
+    def _read_part(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        ids, mask = _left_padded(prompts, max(map(len, prompts)))
+        return self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
 
     def draw(self, uniform: Sequence[float]) -> list[int]:
         """The next token of every row, from the last logits."""
@@ -165,7 +221,8 @@ def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) 
     import torch
 
     greedy = temperature <= 0
-    if bool(greedy.all()):
+    some_greedy = bool(greedy.any())
+    if some_greedy and bool(greedy.all()):
         return logits.argmax(-1)
     warmth = torch.where(greedy, 1.0, temperature)[:, None]
     probs = torch.softmax(logits.float() / warmth, -1)
@@ -176,7 +233,7 @@ def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) 
     if len(wide) and head.shape[-1] < probs.shape[-1]:
         tail, order = probs[wide].sort(dim=-1, descending=True, stable=True)
         drawn[wide] = _inverse_cdf(tail, order, top_p[wide], uniform[wide])
-    return torch.where(greedy, logits.argmax(-1), drawn)
+    return torch.where(greedy, logits.argmax(-1), drawn) if some_greedy else drawn
 
 
 def _inverse_cdf(probs: Tensor, ids: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
