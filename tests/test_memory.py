@@ -26,7 +26,6 @@ from persd.train.memory import (
     need,
     ram_free,
     refuse_too_big,
-    rows_of_a_pass,
     shape_of,
     usual_shape,
 )
@@ -101,22 +100,6 @@ def test_shards_share_the_states_and_not_the_activations() -> None:
     assert part.weights == whole.weights // 4
     assert part.optimizer == whole.optimizer // 4
     assert part.activations == whole.activations
-
-
-@pytest.mark.parametrize(
-    ("changes", "place", "rows"),
-    [
-        ({"micro_batch": 2}, CPU, 2),
-        ({"micro_batch": None}, CPU, 4),
-        ({"micro_batch": None, "batch_size": 6}, CPU, 2),
-        ({"micro_batch": None}, GPU, 16),
-        ({"micro_batch": None}, Place("cuda", processes=4), 4),
-    ],
-)
-def test_rows_of_a_pass_are_those_of_the_trainer(
-    changes: dict[str, Any], place: Place, rows: int
-) -> None:
-    assert rows_of_a_pass(SETTINGS.but(**changes), place) == rows
 
 
 def test_the_mildest_change_that_fits_is_told() -> None:

@@ -14,6 +14,7 @@ from persd.train.order import (
     all_steps,
     epoch_steps,
     held_out_tasks,
+    rows_of_a_pass,
     split,
     stage_rows,
     stage_steps,
@@ -99,3 +100,22 @@ def test_each_side_has_a_task(share: float, count: int) -> None:
 def test_one_task_cannot_be_split() -> None:
     with pytest.raises(UserError, match="one task in all"):
         held_out_tasks(["a", "a"], TrainTable(held_out=0.5))
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "share", "device", "rows"),
+    [
+        (2, 16, "cpu", 2),
+        (None, 16, "cpu", 4),
+        (None, 6, "cpu", 2),
+        (None, 64, "cuda", 16),
+        (None, 24, "cuda", 8),
+        (None, 4, "mps", 4),
+        (None, 7, "cuda", 1),
+    ],
+)
+def test_rows_of_a_pass_divide_the_share_of_a_batch(
+    micro_batch: int | None, share: int, device: str, rows: int
+) -> None:
+    settings = TrainTable(batch_size=16, micro_batch=micro_batch)
+    assert rows_of_a_pass(settings, share, device) == rows

@@ -238,8 +238,8 @@ class TrainTable(_Table):
     batch_size: int = Field(default=16, ge=1)
     """Rows per optimizer step, over all processes."""
     micro_batch: int | None = Field(default=None, ge=1)
-    """Rows per forward pass of one process; None: its whole share of the batch on a GPU, 4 on a
-    CPU. It changes time and memory, not the gradients."""
+    """Rows per forward pass of one process; None: 16 on a GPU, 4 on a CPU, or what divides its
+    share of the batch. It changes time and memory, not the gradients."""
     max_length: int = Field(default=2048, ge=8)
     """Tokens of prompt and completion; a longer row is never cut."""
     over_long: Literal["refuse", "skip"] = "refuse"

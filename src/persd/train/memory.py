@@ -21,12 +21,11 @@ from typing import Any, Literal
 from persd.config import TrainTable
 from persd.errors import UserError
 from persd.models.checkpoint import Source, load_config, pick_device, quiet
+from persd.train.order import rows_of_a_pass
 
 GIB = 2**30
 Kind = Literal["cuda", "cpu", "mps"]
 
-#: Rows of a pass on a CPU where the settings name none (``persd.train.trainer``).
-_CPU_ROWS = 4
 #: Tokens and vocabulary of one tile of the logits as TRL's head makes them on a GPU.
 _TILE = (4096, 32768)
 #: Numbers kept by a layer for the backward pass, a token: of the hidden size, of the inner one.
@@ -174,17 +173,14 @@ def _around(billions: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return next((pair for pair in pairs if billions <= pair[1][0]), pairs[-1])
 
 
-def rows_of_a_pass(settings: TrainTable, place: Place) -> int:
+def _rows(settings: TrainTable, place: Place) -> int:
     """Rows that one process reads together."""
-    share = max(1, settings.batch_size // place.processes)
-    if settings.micro_batch:
-        return settings.micro_batch
-    return math.gcd(share, _CPU_ROWS) if place.kind == "cpu" else share
+    return rows_of_a_pass(settings, max(1, settings.batch_size // place.processes), place.kind)
 
 
 def need(shape: Shape, settings: TrainTable, longest: int, place: Place) -> Need:
     """What a training takes whose longest row has ``longest`` tokens."""
-    rows = rows_of_a_pass(settings, place)
+    rows = _rows(settings, place)
     in_half = settings.dtype == "bfloat16" or (settings.dtype == "auto" and place.bf16)
     computed = 2 if in_half else 4
     stored = _stored(shape, settings, place)
@@ -399,7 +395,7 @@ def refuse_too_big(
         return
     most = sorted(wanted.parts.items(), key=lambda part: -part[1])[:3]
     told = ", ".join(f"{name} {gib(size)}" for name, size in most)
-    rows = rows_of_a_pass(settings, place)
+    rows = _rows(settings, place)
     raise UserError(
         f"training this model of {size_name(shape.parameters)} parameters on {rows} rows of up to"
         f" {longest} tokens needs about {gib(wanted.total)} ({told}), and there are {gib(have)}",
@@ -440,7 +436,7 @@ def _milder(settings: TrainTable, place: Place) -> Iterator[dict[str, Any]]:
     stay the same), time for memory, half precision, smaller states, adapters, 4 bits."""
     changes: dict[str, Any] = {}
     yield changes
-    rows = rows_of_a_pass(settings, place)
+    rows = _rows(settings, place)
     share = max(1, settings.batch_size // place.processes)
     for fewer in (r for r in range(rows - 1, 0, -1) if share % r == 0):
         changes = {**changes, "micro_batch": fewer}

@@ -184,7 +184,8 @@ def train_run(
     """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's.
 
     ``overrides`` lie over the run's [train]; ``unsafe`` as for ``persd build``. The ledger is
-    open while examples are built and once it is done, so that several may train on one run. Gives the metrics, with ``path`` and ``base``.
+    open while examples are built and once it is done, so that several may train on one run.
+    Gives the metrics, with ``path`` and ``base``.
     """
 
     def asked() -> tuple[Job, int]:

@@ -11,6 +11,15 @@ from persd.config import StageTable, TrainTable
 from persd.errors import UserError
 from persd.train.rows import TokenRow
 
+#: Rows of a pass by kind of device: a CPU gains nothing from more, and fewer pad less.
+_ROWS = {"cpu": 4}
+_ROWS_ELSEWHERE = 16
+
+
+def rows_of_a_pass(settings: TrainTable, share: int, device: str) -> int:
+    """Rows that a process reads together, of its ``share`` of a batch, on a kind of device."""
+    return settings.micro_batch or math.gcd(share, _ROWS.get(device, _ROWS_ELSEWHERE))
+
 
 class SortedBatches:
     """Random orders of the rows, one an epoch, in which every batch is sorted by length.

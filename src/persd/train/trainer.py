@@ -31,7 +31,14 @@ from persd.train import ranks
 from persd.train.folder import Unfinished, drop, is_whole, seal, state_of, thin_out, writing
 from persd.train.keeping import Keeper, best_step, last_readable, looks
 from persd.train.methods import computes_in_bf16, widen_adapters
-from persd.train.order import Evened, SortedBatches, StagedBatches, all_steps, epoch_steps
+from persd.train.order import (
+    Evened,
+    SortedBatches,
+    StagedBatches,
+    all_steps,
+    epoch_steps,
+    rows_of_a_pass,
+)
 from persd.train.packing import packs
 from persd.train.rows import BLANK, IGNORED, TokenRow
 from persd.train.watching import OnStep, Step
@@ -40,8 +47,6 @@ log = logging.getLogger(__name__)
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adafactor": "adafactor"}
-#: Rows of a pass on a CPU, which gains nothing from more and pads less with fewer.
-_CPU_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,7 @@ def _batches(settings: TrainTable, device: torch.device) -> tuple[int, int]:
     """Rows per forward pass of one process, and passes per step."""
     processes = ranks.size()
     share, rest = divmod(settings.batch_size, processes)
-    micro = settings.micro_batch or (math.gcd(share, _CPU_ROWS) if device.type == "cpu" else share)
+    micro = rows_of_a_pass(settings, share, device.type)
     if rest or not share or share % micro:
         raise _unshared(settings.batch_size, processes, settings.micro_batch or 1)
     return micro, share // micro
@@ -358,8 +363,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         if not is_whole(state):
             raise WorkFailed(f"{state}: the weights of the best step are gone")
         self.state.best_model_checkpoint = str(state)
-        if self.is_fsdp_enabled and hasattr(self.model_wrapped, "reshard"):
-            self.model_wrapped.reshard()  # the last look has left the outermost weights gathered
+        ranks.share_out(self)
         self._load_best_model()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
