@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,3 +46,9 @@ def data() -> Path:
     if not folder:
         pytest.skip("PERSD_DATA is not set: the benchmark files are not here")
     return Path(folder)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through again: every training collects garbage, and with
+    torch and its libraries loaded that takes longer than a tiny one."""
+    gc.freeze()

@@ -69,11 +69,21 @@ def from_main(work: Callable[[], T]) -> T:
     return broadcast_object_list(done)[0]  # type: ignore[no-any-return]
 
 
+def share_out(trainer: Any) -> None:
+    """Have FSDP hold every weight in parts again: a pass without a backward one leaves the
+    outermost gathered, into which parts cannot be loaded."""
+    if trainer.is_fsdp_enabled:
+        for module in trainer.model_wrapped.modules():
+            if hasattr(module, "reshard"):
+                module.reshard()
+
+
 def whole_weights(trainer: Any) -> dict[str, Any] | None:
     """The weights by name, gathered in the main process, where FSDP or DeepSpeed has shared them
     out; None: every process holds the model whole. Called by all processes."""
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return None
+    share_out(trainer)
     weights = dict(trainer.accelerator.get_state_dict(trainer.model_wrapped) or {})
     if trainer.is_deepspeed_enabled:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
