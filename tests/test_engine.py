@@ -34,6 +34,7 @@ from persd.experiment.engine import (
     run_grid,
     score_file,
     steps_of,
+    trained_on,
 )
 from persd.experiment.grid import Collection, Grid, load_grid
 from persd.ledger import Ledger
@@ -153,6 +154,20 @@ def test_every_arm_is_trained_and_scored(done: tuple[Grid, list[Cell], Heard]) -
     assert heard.stages == [("collections", 2), ("arms", 6)]
     assert heard.steps == 2 + 6
     assert [s.partition(":")[0] for s in heard.said] == ["lab-seed0", "lab-seed1"]
+
+
+def test_what_is_mixed_in_stands_beside_the_examples_that_were_drawn(
+    done: tuple[Grid, list[Cell], Heard],
+) -> None:
+    grid, cells, _ = done
+    planned = next(c.plan for c in cells if c.plan.arm.name == "persd")
+    own = trained_on(grid, planned)
+    mix = {"mix": [{"source": "stand", "share": 0.3}]}
+    mixed = trained_on(grid, replace(planned, arm=replace(planned.arm, train=mix)))
+    assert len(own) == planned.examples
+    assert mixed[: len(own)] == own
+    assert {e.variant for e in mixed[len(own) :]} == {"stand"}
+    assert abs(len(mixed) - len(own) / 0.7) <= 1
 
 
 def test_standard_examples_cost_less_than_personal_ones(

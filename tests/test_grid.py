@@ -76,6 +76,14 @@ SHIPPED = {
         "stand+persd-refine",
         "stand+persd-combined",
     ],
+    "replay": [
+        "base",
+        "persd",
+        "persd, 20 % replay",
+        "persd, 40 % replay",
+        "persd-combined",
+        "persd-combined, 20 % replay",
+    ],
     "feedback": [
         "base",
         "base, no feedback",

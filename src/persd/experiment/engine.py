@@ -437,7 +437,9 @@ class _Stock:
 
     def steps(self, planned: Plan) -> int:
         """Optimizer steps by the epochs of an arm's own [train]."""
-        return steps_of(planned.examples, self.grid.train(planned.arm))
+        settings = self.grid.train(planned.arm)
+        rows = math.ceil(planned.examples / (1 - sum(m.share for m in settings.mix)))
+        return steps_of(rows, settings)
 
 
 def steps_of(examples: int, settings: TrainTable) -> int:
@@ -448,12 +450,22 @@ def steps_of(examples: int, settings: TrainTable) -> int:
 
 
 def examples_of(grid: Grid, arm: Arm) -> list[Example]:
-    """All examples of an arm's sets, and what its ``train.mix`` adds, from the collection's ledger
-    alone."""
+    """All examples of an arm's sets, from the collection's ledger alone."""
+    kept: dict[tuple[str, str, str], Example] = {}
+    with _built(grid, arm) as build:
+        for variant in arm.variants:
+            for e in build(variant):
+                kept.setdefault((e.task_id, e.prompt, e.completion), e)
+    return list(kept.values())
+
+
+@contextmanager
+def _built(grid: Grid, arm: Arm) -> Iterator[Callable[[str], list[Example]]]:
+    """What a selection holds in the arm's rounds, as its collection has built it."""
     source = grid.collection(arm)
     if source is None:
-        return []
-    kept: dict[tuple[str, str, str], Example] = {}
+        yield lambda selection: []
+        return
     config = grid.config(source)
     with Ledger(config.run.dir, read_only=True) as ledger:
         build = partial(
@@ -463,12 +475,16 @@ def examples_of(grid: Grid, arm: Arm) -> list[Example]:
             rounds=arm.rounds,
             limits=limits_of(config),
         )
-        for variant in arm.variants:
-            for e in build(variant)[0]:
-                kept.setdefault((e.task_id, e.prompt, e.completion), e)
+        yield lambda selection: build(selection)[0]
+
+
+def trained_on(grid: Grid, planned: Plan) -> list[Example]:
+    """The examples of an arm that were drawn, and what its ``train.mix`` adds to them."""
+    arm = planned.arm
+    own = drawn(examples_of(grid, arm), planned.examples, arm.seed)
+    with _built(grid, arm) as build:
         settings = grid.train(arm).but(seed=arm.seed)
-        student = grid.student(arm.student)
-        return with_mix(list(kept.values()), settings, lambda v: build(v)[0], student)
+        return with_mix(own, settings, build, grid.student(arm.student))
 
 
 def _not_built(folder: str) -> Sandbox:
@@ -497,7 +513,7 @@ def run_cell(grid: Grid, planned: Plan, *, unsafe: bool = False, workers: int = 
 def _run_cell(grid: Grid, planned: Plan, unsafe: bool, workers: int) -> Cell:
     arm, folder = planned.arm, cell_folder(grid, planned.arm)
     student = grid.student(arm.student)
-    examples = drawn(examples_of(grid, arm), planned.examples, arm.seed)
+    examples = trained_on(grid, planned)
     settings = grid.train(arm).but(seed=arm.seed)
     if planned.max_steps is not None:
         settings = settings.but(max_steps=planned.max_steps)

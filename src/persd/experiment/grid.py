@@ -270,12 +270,19 @@ class Arm:
             yield f"{self.prompt} prompt"
         if self.equal == "steps":
             yield "equal steps"
-        yield from (f"{key} {value}" for key, value in sorted(self.train.items()))
+        yield from (_told(key, value) for key, value in sorted(self.train.items()))
 
     @property
     def key(self) -> str:
         """Content id."""
         return content_id("arm", self)
+
+
+def _told(key: str, value: Any) -> str:
+    """A key of [train] that a row has for itself, as it stands in the row's label."""
+    if key == "mix":
+        return ", ".join(f"{100 * m['share']:g} % {m['source']}" for m in value)
+    return f"{key} {value}"
 
 
 class _Source(NamedTuple):
