@@ -51,12 +51,8 @@ def saved_adapter(base: Path, folder: Path, *, seed: int = 1, **settings: Any) -
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(
-        target_modules=["q_proj", "up_proj"],
-        init_lora_weights=False,
-        task_type="CAUSAL_LM",
-        **settings,
-    )
+    usual = {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": False}
+    config = LoraConfig(**usual | settings, task_type="CAUSAL_LM")
     get_peft_model(load_model(find(str(base)), torch.float32), config).save_pretrained(str(folder))
     return folder
 
@@ -215,12 +211,50 @@ def test_an_adapter_that_does_not_fit_is_refused(whole: Path, lora: Path, tmp_pa
     assert "size mismatch" in refusal(lambda: read(other))
 
 
+@pytest.mark.parametrize("end", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_a_weight_that_is_two_is_not_merged(
+    whole: Path, tmp_path: Path, end: str
+) -> None:
+    own = saved_adapter(whole, tmp_path / "own", target_modules=["q_proj", end])
+    assert read(own)
+    assert "cannot be merged" in refusal(lambda: load_merged(find(str(own)), torch.float32))
+
+
+def test_an_adapter_of_a_kind_that_cannot_be_merged_is_refused(lora: Path, tmp_path: Path) -> None:
+    own = copy(lora, tmp_path)
+    change(own / "adapter_config.json", alora_invocation_tokens=[3])
+    assert "not support merging" in refusal(lambda: load_merged(find(str(own)), torch.float32))
+
+
 def test_an_adapter_beside_whole_weights_is_refused(
     whole: Path, lora: Path, tmp_path: Path
 ) -> None:
     both = copy(whole, tmp_path)
     shutil.copy(lora / "adapter_config.json", both)
     assert "beside whole weights" in refusal(lambda: read(both))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no--model", "a..b/model", "model.git", "~nobody-is-called-this", "m" * 5000, "a\0b", ""],
+)
+def test_a_name_that_nothing_can_have_is_told_in_a_line(
+    lora: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UserError, match="no checkpoint folder"):
+        find(name)
+    own = copy(lora, tmp_path)
+    change(own / "adapter_config.json", base_model_name_or_path=name)
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        find(str(own))
+
+
+@pytest.mark.parametrize("name", ["../base/model.safetensors", "deep/model.safetensors"])
+def test_weights_that_lie_elsewhere_are_refused(whole: Path, tmp_path: Path, name: str) -> None:
+    own = copy(whole, tmp_path)
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
+    (own / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "not in the folder itself" in refusal(lambda: find(str(own)))
 
 
 # Other kinds of models

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from persd import doctor
-from persd.doctor import examine, lines
+from persd.doctor import examine, lines, show
 from persd.errors import UserError
 from persd.sandbox import Sandbox, tiers
 
@@ -251,10 +255,50 @@ def test_a_models_family_and_needs_are_told(tmp_path: Path, machine: Any) -> Non
     small = examine(folder)
     assert {row["here"] for row in small["model"]["needs"]} == {"too big"}
     assert "smaller model" in small["next"]
-    told = [line for line in lines(found) if line.startswith("model")]
-    assert "family Qwen2.5-Coder" in told[0]
-    assert len(told) == 1 + len(found["model"]["needs"])
-    assert all("needs" in line and "iB" in line for line in told[1:])
+
+
+def shown(found: dict[str, Any]) -> str:
+    """What a person reads, in a terminal of 80 columns."""
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    show(console, found)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_what_fits_is_a_table_a_person_can_read(tmp_path: Path, machine: Any) -> None:
+    import families
+
+    folder = str(families.qwen25_instruct(tmp_path / "mine"))
+    machine(24)
+    found = examine(folder)
+    told = shown(found)
+    for row in (*found["fits"], *found["model"]["needs"]):
+        cells = [row[key] for key in row]
+        assert any(re.split(r"  +", line.strip()) == cells for line in told.splitlines())
+    assert "taken as Qwen2.5-Coder" in told
+    assert 'api = "chat"' in told
+    assert told.splitlines()[-1].split(None, 1) == ["next", found["next"]]
+    assert "{" not in told.replace(folder, "")
+
+
+def test_the_next_command_reads_the_model_as_it_was_looked_at(tmp_path: Path, machine: Any) -> None:
+    import families
+
+    folder = str(families.qwen25_instruct(tmp_path / "my model"))
+    machine(24)
+    given = shlex.split(examine(folder, trust_remote_code=True)["next"])
+    assert f"student.model={folder}" in given
+    assert "student.trust_remote_code=true" in given
+    assert "trust_remote_code" not in examine(folder)["next"]
+
+
+def test_a_models_stages_are_told_as_train_takes_them(machine: Any) -> None:
+    machine(24)
+    model = {"name": "x", "family": "XGen", "note": "its code", "parameters": "7B"}
+    model |= {"context": 8192, "api": "completions", "stages": [[2048, 0.6], [4096, 0.4]]}  # type: ignore[dict-item]
+    found = {"fits": [], "model": {**model, "needs": []}, "next": "go"}
+    told = shown(found)
+    assert "0.6 of 2,048, 0.4 of 4,096 tokens" in told
+    assert "its code" in told
 
 
 def test_the_embedded_student_can_be_looked_at() -> None:

@@ -219,7 +219,7 @@ def test_interrupted_with_two_workers_it_goes_on_to_the_same_figures(
     finally:
         process.kill()
     assert (process.returncode, out) == (130, "")
-    last = "persd: interrupted; what was answered is kept, run it again to go on"
+    last = "persd: interrupted; what is done is kept, run it again to go on"
     assert (err.splitlines()[-1], "Traceback" in err) == (last, False)
     wait_for(lambda: not any(is_alive(pid) for pid in workers))
     kept = {f: f.stat().st_mtime_ns for f in grid.dir.glob("cells/*/cell-*.json")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from persd.errors import UserError, WorkFailed
 from persd.train.folder import (
     COMPLETE,
     Unfinished,
+    clear_away,
     is_whole,
     seal,
     state_of,
@@ -19,6 +22,16 @@ from persd.train.folder import (
     unfinished,
     whole_states,
 )
+
+#: The least that a checkpoint of ours says of itself.
+OURS = '{"data_hash": "k", "metrics": {}}'
+
+
+def finish(out: Path, text: str) -> None:
+    """Have a checkpoint with these words stand there."""
+    with unfinished(out, text) as part:
+        (part.new / "manifest.json").write_text(OURS)
+        (part.new / "words.txt").write_text(text)
 
 
 def put_down(folder: Path, step: int, *, whole: bool = True) -> Path:
@@ -92,19 +105,18 @@ def test_the_latest_states_and_the_best_one_are_kept(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-8"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), RuntimeError("a GPU fell")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(1), RuntimeError("a GPU fell"), UserError("too big")]
+)
 def test_a_stopped_training_keeps_its_state(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)):
         stop_with(tmp_path / "out", error)
     assert kept(tmp_path / "out") == [7]
 
 
-@pytest.mark.parametrize("error", [UserError("no"), WorkFailed("the loss became nan")])
-def test_an_error_that_would_come_again_leaves_nothing(
-    tmp_path: Path, error: BaseException
-) -> None:
-    with pytest.raises(type(error)):
-        stop_with(tmp_path / "out", error)
+def test_an_error_that_would_come_again_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed):
+        stop_with(tmp_path / "out", WorkFailed("the loss became nan"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,5 +142,99 @@ def test_a_full_disk_is_told_in_a_line_and_the_state_kept(tmp_path: Path) -> Non
 def test_the_state_goes_once_the_checkpoint_stands(tmp_path: Path) -> None:
     with unfinished(tmp_path / "out", "k") as part:
         put_down(part.state, 7)
-        (part.new / "manifest.json").write_text("{}")
+        (part.new / "manifest.json").write_text(OURS)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_old_checkpoint_is_there_until_the_new_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    finish(out, "old")
+
+    def breaks(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(errno.EIO, "the disk fell off")
+        return rename(self, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", breaks)
+        with pytest.raises(UserError, match="fell off"), unfinished(out, "new") as part:
+            put_down(part.state, 7)
+    assert (out / "words.txt").read_text() == "old"
+    finish(out, "new")
+    assert (out / "words.txt").read_text() == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("again", [lambda out: kept(out, "another"), clear_away])
+def test_a_kill_between_old_and_new_leaves_the_old_one(
+    tmp_path: Path, again: Callable[[Path], object]
+) -> None:
+    finish(tmp_path / "out", "old")
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / "out").rename(tmp_path / ".out.part" / "old")
+    again(tmp_path / "out")
+    assert (tmp_path / "out" / "words.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_two_trainings_do_not_make_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with unfinished(out, "k") as part:
+        put_down(part.state, 7, whole=False)
+        for key in ("k", "another"):
+            with pytest.raises(UserError, match="another process is training into it"):
+                finish(tmp_path / "in" / ".." / "out", key)
+        clear_away(out)
+        assert state_of(part.state, 7).is_dir()
+        (part.new / "manifest.json").write_text(OURS)
+    finish(out, "another")
+    assert (out / "words.txt").read_text() == "another"
+
+
+def test_a_link_stays_and_a_dot_is_the_folder_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "later").symlink_to(tmp_path / "made.of.dots")
+    for name in ("link", "later"):
+        finish(tmp_path / name, name)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / name / "words.txt").read_text() == name
+    monkeypatch.chdir(tmp_path / "real")
+    finish(Path("."), "here")
+    assert (tmp_path / "link" / "words.txt").read_text() == "here"
+    assert sorted(os.listdir(tmp_path)) == ["later", "link", "made.of.dots", "real"]
+
+
+@pytest.mark.parametrize("place", ["/", "/dev"])
+def test_a_whole_file_system_is_not_replaced(place: str) -> None:
+    with pytest.raises(UserError, match="whole file system"):
+        finish(Path(place), "")
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "a browser extension"}', "{}", "[]", "\0"])
+def test_a_manifest_of_others_does_not_make_a_folder_ours(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="no checkpoint of ours"):
+        finish(tmp_path, "")
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("name", ["student.gguf", "scores/table.json", "LICENSE"])
+def test_what_lies_beside_a_checkpoint_is_not_lost_with_it(tmp_path: Path, name: str) -> None:
+    finish(tmp_path / "out", "old")
+    (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(UserError, match="would be lost"):
+        finish(tmp_path / "out", "new")
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for out in (tmp_path / ("x" * 300), tmp_path / "circle"):
+        with pytest.raises(UserError, match="cannot write there"):
+            finish(out, "")

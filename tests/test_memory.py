@@ -240,6 +240,18 @@ def test_what_is_not_told_is_not_known(tmp_path: Path) -> None:
     assert ram_free(tmp_path) is None
 
 
+def test_the_user_knows_better_what_there_is(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ram_free", lambda: 2**20)
+    with pytest.raises(UserError, match="PERSD_MEMORY"):
+        refuse_too_big(find(str(base)), SETTINGS, [40, 100])
+    monkeypatch.setenv("PERSD_MEMORY", "64.5")
+    refuse_too_big(find(str(base)), SETTINGS, [40, 100])
+    assert memory.available("cuda") == 64.5 * GIB
+    monkeypatch.setenv("PERSD_MEMORY", "much")
+    with pytest.raises(UserError, match="no number of GiB"):
+        memory.available("cpu")
+
+
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "ram_free", lambda: 16 * GIB)
     assert available("cpu") == 15 * GIB

@@ -221,12 +221,12 @@ def test_a_target_that_is_no_linear_layer_is_refused(base: Path, target: str) ->
 def test_without_bitsandbytes_it_says_how_to_go_on(
     base: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], key: str, instead: str
 ) -> None:
-    monkeypatch.setattr("persd.train.methods.find_spec", lambda name: None)
+    monkeypatch.setattr("persd.train.ready.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         open_model(find(str(base)), LORA.but(**settings))
     line = caught.value.one_line()
     assert key in line
-    assert "pip install bitsandbytes" in line
+    assert "pip install 'persd[qlora]'" in line
     assert instead in line
 
 

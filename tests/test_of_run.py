@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from persd.ledger import Ledger
 from persd.loop import collect
 from persd.progress import Progress
 from persd.run import Run
-from persd.train.of_run import manifest_of, train_run, train_variant
+from persd.train.folder import manifest_of
+from persd.train.of_run import train_run, train_variant
 from play import Script, make_config, use
 
 
@@ -89,7 +92,7 @@ def test_a_student_is_trained_once_and_its_steps_are_in_the_ledger(config: Confi
     assert steps[-1].tokens == first.metrics["tokens"]
     assert all(s.loss > 0 for s in steps)
     titles = [name for name, _ in heard.stages]
-    assert titles.count("train persd on 3 examples, steps") == 1
+    assert titles.count("train persd, steps") == 1
     assert heard.notes[-1].startswith("loss ")
     assert "tokens/s" in heard.notes[-1]
 
@@ -111,11 +114,47 @@ def test_a_folder_that_holds_another_training_by_now_is_not_taken(
 ) -> None:
     out = tmp_path / "mine"
     train_run(Path(config.run.dir), "persd", out, None, Progress())
+    shutil.rmtree(out)
     train_run(Path(config.run.dir), "stand", out, None, Progress())
     with Run(config) as run:
         trained = train_variant(run, "persd", 1, build_examples(run, "persd", 1))
         assert trained is not None
         assert Path(trained.path) != out.resolve()
+
+
+def test_another_training_is_not_replaced_by_a_slip(config: Config, tmp_path: Path) -> None:
+    out, run = tmp_path / "mine", Path(config.run.dir)
+    train_run(run, "persd", out, None, Progress())
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="another training is finished there"):
+        train_run(run, "persd", out, None, Progress(), overrides=["train.lr=1e-5"])
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_stopped_training_is_not_replaced_by_a_slip(config: Config, tmp_path: Path) -> None:
+    class Stops(Progress):
+        asked = False
+
+        def note(self, text: str) -> None:
+            if not self.asked:
+                signal.raise_signal(signal.SIGINT)
+            self.asked = True
+
+    out, run = tmp_path / "mine", Path(config.run.dir)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(run, "persd", out, None, Stops())
+    with pytest.raises(UserError, match="stopped there at step 2"):
+        train_run(run, "persd", out, None, Progress(), overrides=["train.lr=1e-5"])
+    heard = Heard()
+    found = train_run(run, "persd", out, None, heard, overrides=["train.micro_batch=1"])
+    assert found["steps"] == 4
+    assert heard.said[0].startswith("going on at step 3 of 4")
+
+
+def test_the_base_may_be_asked_in_another_form(config: Config, base: Path, tmp_path: Path) -> None:
+    run, out = Path(config.run.dir), tmp_path / "mine"
+    train_run(run, "persd", out, str(base), Progress(), asked={"api": "chat"})
+    assert manifest_of(out)["api"] == "chat"
 
 
 def test_the_command_notes_what_it_trained_in_the_ledger(config: Config, tmp_path: Path) -> None:
@@ -148,6 +187,22 @@ def test_a_ledger_that_another_writes_costs_no_training(config: Config, tmp_path
     held[0].close()
     assert "not noted" in heard.said[-1]
     assert manifest_of(tmp_path / "mine")
+
+
+def test_the_same_command_again_trains_nothing_again(config: Config, tmp_path: Path) -> None:
+    run, out, heard = Path(config.run.dir), tmp_path / "mine", Heard()
+    first = train_run(run, "persd", out, None, Progress())
+    with Ledger(run) as ledger:  # as if it had been killed before it was noted
+        ledger._write("DELETE FROM checkpoints", [()], durable=True)
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    assert train_run(run, "persd", out, None, heard) == first
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert "not done again" in heard.said[-1]
+    with Ledger(run, read_only=True) as ledger:
+        assert len(ledger.checkpoints()) == 1
+    (out / "model.safetensors").unlink()
+    train_run(run, "persd", out, None, Progress())
+    assert (out / "model.safetensors").is_file()
 
 
 def test_rows_are_mixed_in_and_told(config: Config, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +247,61 @@ def test_a_folder_of_others_is_not_overwritten(base: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="no checkpoint of ours"):
         train(str(base), EXAMPLES, tmp_path, SETTINGS.but(epochs=1))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("within", ["", "adapter"])
+def test_the_base_itself_is_not_replaced(base: Path, tmp_path: Path, within: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(base, out / within)
+    (out / "manifest.json").write_text('{"data_hash": "", "metrics": {}}')
+    with pytest.raises(UserError, match="would be replaced"):
+        train(str(out / within), EXAMPLES, tmp_path / "." / "out", SETTINGS)
+    assert weights(out / within) == weights(base)
+
+
+def test_tokens_that_would_be_others_once_saved_stop_it_before_it_begins(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    other = tiny.tokenizer(vocab=300)
+    save = PreTrainedTokenizerFast.save_pretrained
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "save_pretrained", lambda self, to, **k: save(other, to, **k)
+    )
+    told: list[Step] = []
+    with pytest.raises(WorkFailed, match="makes other tokens"):
+        train(str(base), EXAMPLES, tmp_path / "out", SETTINGS, on_step=told.append)
+    assert told == []
+
+
+def test_the_hash_is_of_the_tasks_where_some_are_held_out(base: Path) -> None:
+    moved = [replace(e, task_id="t0" if e.task_id == "t1" else e.task_id) for e in EXAMPLES]
+    apart = SETTINGS.but(held_out=0.5)
+    assert data_hash(str(base), EXAMPLES, SETTINGS) == data_hash(str(base), moved, SETTINGS)
+    assert data_hash(str(base), EXAMPLES, apart) != data_hash(str(base), moved, apart)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "lora"},
+        {"lora": {"rank": 8}},
+        {"held_out": 0.2},
+        {"patience": 3},
+        {"stages": [{"length": 64, "share": 1.0}]},
+        {"packing": "on"},
+        {"attention": "eager"},
+        {"optimizer": "adafactor"},
+        {"max_steps": 9},
+        {"merge": False},
+    ],
+)
+def test_the_hash_is_of_all_that_decides_about_weights(base: Path, change: dict[str, Any]) -> None:
+    plain = data_hash(str(base), EXAMPLES, SETTINGS)
+    assert data_hash(str(base), EXAMPLES, SETTINGS.but(**change)) != plain
+    told = {"report_to": ["tensorboard"], "checkpoint_minutes": 1.0, "launch": "ddp"}
+    assert data_hash(str(base), EXAMPLES, SETTINGS.but(**told)) == plain
 
 
 def test_a_loss_that_is_no_number_stops_the_training(base: Path, tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def build_rounds(
             )
             if not ledger.read_only and all(r.reason != "not_run" for r in stored[1]):
                 ledger.add_build(key, *stored)
+        else:
+            progress.step(len(stored[0]) + len(stored[1]))
         for example in stored[0]:
             if example.task_id in known:
                 left_out.append(_contaminated(example, known[example.task_id]))

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -96,6 +96,9 @@ def run(
 
     config = load(config_file, _overrides(overrides, unsafe))
     if dry_run:
+        from persd.train.ready import refuse_unready
+
+        refuse_unready(config.train)
         _dry_run(config, as_json)
     elif pilot is not None:
         _refuse_untrainable(config)
@@ -196,26 +199,48 @@ def train(
     launch: Annotated[
         str | None,
         typer.Option(
-            metavar="ddp|fsdp|zero2|zero3|FILE", help="Train in several processes: train.launch."
+            metavar="ddp|fsdp|zero2|FILE",
+            help="Train in several processes (train.launch); also zero3, zero3-offload, cpu2.",
         ),
     ] = None,
+    api: Annotated[
+        str | None, typer.Option(help="chat or completions; default: as the run's student is.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the base on the Hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the base's own Python code.")
+    ] = False,
     overrides: Set = None,
     unsafe: Unsafe = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a student on a variant of a run."""
+    """Fine-tune a student on a variant of a run. Run it again to go on; --set takes train.KEY=V."""
     from persd.train import ranks
     from persd.train.of_run import train_run
 
     given = [*(overrides or []), *([f"train.launch={json.dumps(launch)}"] if launch else [])]
+    if api not in (None, "chat", "completions"):
+        raise UserError(f"--api {api!r} is neither chat nor completions")
+    asked = {"api": api, "revision": revision, "trust_remote_code": trust_remote_code}
     with ranks.one_voice(), _progress() as progress:
-        result = train_run(run_dir, variant, out, model, progress, overrides=given, unsafe=unsafe)
+        result = train_run(
+            run_dir,
+            variant,
+            out,
+            model,
+            progress,
+            asked={name: value for name, value in asked.items() if value},
+            overrides=given,
+            unsafe=unsafe,
+        )
     if not ranks.is_main():
         return
     if as_json:
         _print_json(result)
     else:
         print(f"trained on {result['examples']} examples -> {result['path']}")
+        if "best_step" in result:
+            _tell_best(result)
 
 
 @app.command()
@@ -505,14 +530,13 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine offers: isolation, GPUs, memory, packages, keys; which students fit."""
-    from persd.doctor import examine, lines
+    from persd.doctor import examine, show
 
     found = examine(model, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json(found)
-        return
-    for line in lines(found):
-        print(line)
+    else:
+        show(_console(), found)
 
 
 @tasks_app.command("check")
@@ -607,7 +631,7 @@ def main() -> None:
         where = getattr(getattr(e, "ctx", None), "command_path", "persd")
         _fail(f"{said} Try: {where} --help", 2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was answered is kept, run it again to go on", _INTERRUPTED)
+        _fail("interrupted; what is done is kept, run it again to go on", _INTERRUPTED)
     except UserError as e:
         _fail(e.one_line(), 2)
     except WorkFailed as e:
@@ -703,6 +727,9 @@ def _print_forecast(told: dict[str, Any]) -> None:
 
 def _run_all(config: Config, as_json: bool) -> None:
     _refuse_untrainable(config)
+    from persd.train.ready import refuse_unfit
+
+    refuse_unfit(config.student, config.train)
     from persd import report as reports
     from persd.loop import run_all
     from persd.report import summary, tables
@@ -762,6 +789,14 @@ def _run_experiment(
         _say(f"{found['seconds']:.0f} s, {usd(found['usd'])}; report: {report}")
 
 
+def _tell_best(result: Mapping[str, Any]) -> None:
+    """Which weights the held-out tasks have chosen."""
+    early = f", stopped after {result['steps']}" if result["stopped_early"] else ""
+    _say(f"kept step {result['best_step']} (held out {result['best_held_out']:.3f}){early}")
+    if result["stopped_early"] and result["best_step"] * 2 <= result["steps"]:
+        _say("the held-out tasks were learnt no better after that: a lower train.lr may do better")
+
+
 def _refuse_untrainable(config: Config) -> None:
     """A student that cannot be fine-tuned is refused before anything is paid."""
     model = config.student.model
@@ -771,6 +806,9 @@ def _refuse_untrainable(config: Config) -> None:
             f"student {model} is {how}, so it cannot be trained here",
             hint="persd collect CONFIG.toml collects its data; persd train RUN --model FOLDER",
         )
+    from persd.train.ready import refuse_unready
+
+    refuse_unready(config.train)
 
 
 def _open(config: Config, progress: Progress) -> Run:

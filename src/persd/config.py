@@ -172,6 +172,11 @@ class StudentTable(Endpoint):
     trust_remote_code: bool = False
     """Run the Python code of a checkpoint's repository, outside the sandbox."""
 
+    @property
+    def form(self) -> Api:
+        """How it is asked, and so trained: ``api``, or what is usual for where it runs."""
+        return self.api or ("chat" if self.base_url else "completions")
+
 
 class TeacherTable(Endpoint):
     """A model that repairs."""
@@ -647,7 +652,7 @@ def flatten(config: Config) -> dict[str, Any]:
 def retrained(config: Config, overrides: Sequence[str]) -> Config:
     """A run's config with ``train.a=value`` overrides. Raises UserError for other keys."""
     plain = config.model_dump(mode="json")
-    file = TomlFile(Path("command line"), "", overrides, "persd train RUN --set train.lr=1e-4")
+    file = TomlFile(Path("train.KEY=VALUE"), "", overrides, "persd train RUN ... --set X")
     for override in overrides:
         if not override.strip().startswith("train."):
             raise UserError(

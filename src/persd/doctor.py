@@ -6,8 +6,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from persd import __version__
 from persd.config import TrainTable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from persd.train.memory import Place, Shape
 
 _EXTRAS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
@@ -75,25 +79,90 @@ def examine(
     return {**found, "next": _next(found)}
 
 
+#: Facts that ``show`` has tables for, or says last.
+_APART = ("fits", "model", "next")
+_SPARING_SAID = "sparing memory"
+
+
+def show(console: Console, found: Mapping[str, Any]) -> None:
+    """The facts, a line each, and in tables what can be trained; last what to do next."""
+    from persd.report.text import visible
+
+    for line in lines(found):
+        console.print(line, markup=False, soft_wrap=True)
+    for title, table in _tables(found):
+        console.print(f"\n{visible(title)}", style="bold", markup=False)
+        console.print(table)
+    if found.get("fits"):
+        settings = ", ".join(f"{key} = {str(value).lower()}" for key, value in _SPARING.items())
+        console.print(f"{_SPARING_SAID}: {settings} under [train]", style="dim", markup=False)
+    console.print(f"\n{'next':12} {found['next']}", markup=False, soft_wrap=True)
+
+
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The facts as they are printed, a line each; a list has a line for each of its items."""
-    for name, value in found.items():
+    """The facts that have no table, a line each; a list has a line for each of its items."""
+    from persd.report.text import visible
+
+    for name in (name for name in found if name not in _APART):
+        value = found[name]
         if name == "missing":
             value = [f"{layer}: {why}" for layer, why in value.items()] or ["nothing"]
-        elif name == "model":
-            value = [{k: v for k, v in value.items() if k != "needs"}, *value["needs"]]
+        elif name == "optional":
+            value = [f"{k} {v or 'is not installed'} ({_OPTIONAL[k]})" for k, v in value.items()]
         for item in value if isinstance(value, list) else [value]:
-            yield f"{name:12} {_said(item)}"
+            yield visible(f"{name.replace('_gib', ' GiB'):12} {_said(item)}")
 
 
 def _said(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
-    return ", ".join(f"{key} {_shown(fact)}" for key, fact in item.items() if fact not in ("", []))
+    told = [f"{key.replace('_gib', ' GiB')} {_shown(fact)}" for key, fact in item.items()]
+    return ", ".join(told)
 
 
 def _shown(fact: Any) -> str:
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
     return "-" if fact is None else str(fact)
+
+
+def _tables(found: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    """What can be trained here, with its title: any student, and the one that was asked about."""
+    if found.get("fits"):
+        title = (
+            f"The largest student that can be trained here (parameters, rows of {_ROW:,} tokens)"
+        )
+        columns = {"method": "method", "parameters": "by default", "sparing_memory": _SPARING_SAID}
+        yield title, _table(columns, found["fits"])
+    if model := found.get("model"):
+        columns = {"method": "method", "needs": "by default", "sparing_memory": _SPARING_SAID}
+        columns["here"] = "here"
+        yield _title(model), _table(columns, model["needs"])
+
+
+def _title(model: Mapping[str, Any]) -> str:
+    """A model in a few words."""
+    context = f"{model['context']:,} tokens" if model["context"] else "not told"
+    title = (
+        f"{model['name']}: {model['parameters']} parameters, context {context}\n"
+        f'taken as {model["family"]}, asked by api = "{model["api"]}"'
+    )
+    if model["stages"]:
+        stages = ", ".join(f"{share:g} of {length:,}" for length, share in model["stages"])
+        title += f"\ntrained in stages: {stages} tokens"
+    return f"{title}\n{model['note']}\nmemory that training takes, by method".replace("\n\n", "\n")
+
+
+def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> Table:
+    from persd.report.tables import new_table, text_cell
+
+    table = new_table("")
+    table.title = None
+    for key, head in columns.items():
+        table.add_column(head, justify="left" if key in ("method", "here") else "right")
+    for row in rows:
+        table.add_row(*(text_cell(row[key]) for key in columns))
+    return table
 
 
 # -- the sandbox --------------------------------------------------------------------------------
@@ -301,6 +370,8 @@ def _model(name: str, revision: str | None, trust_remote_code: bool) -> dict[str
     family, shape = family_of(config, tokenizer), _shape(source, config)
     return {
         "name": name,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
         "family": family.name,
         "note": family.note,
         "parameters": size_name(shape.parameters),
@@ -364,7 +435,11 @@ def _next(found: Mapping[str, Any]) -> str:
 
 def _next_of(model: Mapping[str, Any]) -> str:
     """What to do with a model: the first method that fits, as settings of a run."""
-    sets = f"--set student.model={model['name']} --set student.api={model['api']}"
+    sets = f"--set student.model={shlex.quote(model['name'])} --set student.api={model['api']}"
+    if model["revision"]:
+        sets += f" --set student.revision={shlex.quote(model['revision'])}"
+    if model["trust_remote_code"]:
+        sets += " --set student.trust_remote_code=true"
     for row in model["needs"]:
         if row["here"] != "too big":
             settings = dict(_METHODS[row["method"]])

@@ -22,6 +22,9 @@ class Progress:
     def step(self, units: int = 1, **counts: int) -> None:
         """Units are done; counts are added up by name (states, errors ...)."""
 
+    def resume(self, units: int) -> None:
+        """Units of this stage that an earlier process has done."""
+
     def note(self, text: str) -> None:
         """What the last unit said of itself; the next one's takes its place."""
 
@@ -65,7 +68,7 @@ class _Counting(Progress):
         self._done = 0
         self._counts: Counter[str] = Counter()
         self._began = time.monotonic()
-        self._note = ""
+        self._note, self._before = "", 0
         self._usd, self._cap = 0.0, None  # type: tuple[float, float | None]
         self._traffic: Callable[[], Mapping[str, int]] = dict
 
@@ -73,12 +76,16 @@ class _Counting(Progress):
         self.close()
         self._name, self._total, self._done = name, total, 0
         self._counts.clear()
-        self._note = ""
+        self._note, self._before = "", 0
         self._began = time.monotonic()
 
     def step(self, units: int = 1, **counts: int) -> None:
         self._done += units
         self._counts.update(counts)
+
+    def resume(self, units: int) -> None:
+        self._done += units
+        self._before += units
 
     def note(self, text: str) -> None:
         self._note = text
@@ -91,7 +98,7 @@ class _Counting(Progress):
 
     def _line(self) -> str:
         took = time.monotonic() - self._began
-        rate = self._done / took if took > 0.05 else 0.0
+        rate = (self._done - self._before) / took if took > 0.05 else 0.0
         total = f"/{self._total}" if self._total is not None else ""
         # what a narrow terminal cuts off comes last
         parts = [f"{self._name} {self._done}{total}"]
@@ -102,8 +109,8 @@ class _Counting(Progress):
         if self._usd or self._cap is not None:
             cap = "" if self._cap is None else f" of {self._cap:.{2 if self._cap >= 0.1 else 4}f}"
             parts.append(f"{self._usd:.4f}{cap} USD")
-        parts.append(f"{rate:.1f}/s")
         parts += [self._note] if self._note else []
+        parts.append(f"{rate:.1f}/s")
         parts += [f"{n} {k.replace('_', ' ')}" for k, n in sorted(self._counts.items()) if n]
         parts += _told(self._traffic())
         return " · ".join(parts)

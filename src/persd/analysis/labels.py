@@ -184,7 +184,7 @@ def _student(config: Config, model: str | None) -> tuple[LocalModel | None, str]
     try:
         student = LocalModel(
             checkpoint_of(asked),
-            api=spec.api or "completions",
+            api=spec.form,
             revision=spec.revision if model is None else None,
             trust_remote_code=spec.trust_remote_code,
             name=name,

@@ -566,7 +566,7 @@ def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: Tr
         checkpoint_of(student.model),
         examples,
         settings,
-        api=student.api or "completions",
+        api=student.form,
         revision=student.revision,
     )
     evaluated = table.evaluate.model_dump(mode="json")
@@ -594,7 +594,7 @@ def _trained(
     folder: Path, student: StudentTable, examples: Sequence[Example], settings: TrainTable
 ) -> tuple[str, dict[str, float]]:
     """The checkpoint of an arm, trained unless it is there, and what its training says."""
-    out, api = folder / "checkpoint", student.api or "completions"
+    out, api = folder / "checkpoint", student.form
     base, revision = checkpoint_of(student.model), student.revision
     try:
         told = json.loads((out / "manifest.json").read_text(encoding="utf-8"))

@@ -137,7 +137,10 @@ def _authors(ledger: Ledger, kind: Kind) -> str:
         "SELECT author FROM solutions WHERE kind = ? AND benchmark = '' "
         "GROUP BY author ORDER BY MIN(round), author"
     )
-    facts = {str(one["model"]): dict(one["versions"]) for one in answerers(ledger)}
+    role = "student" if kind == "attempt" else "teacher"
+    facts = {
+        str(one["model"]): dict(one["versions"]) for one in answerers(ledger) if one["role"] == role
+    }
     found = [stored_text(row["author"]) for row in ledger.query(sql, (kind,))]
     return ", ".join(_author(name, facts.get(name, {})) for name in found) or "nobody"
 

@@ -86,8 +86,8 @@ def find(model: str, *, revision: str | None = None, trust_remote_code: bool = F
 
 
 def _find(model: str, revision: str | None, trust_remote_code: bool, depth: int) -> Source:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = _folder(model)
+    if folder is not None:
         base = None
         if _is_adapter(folder):
             base = _base_of(folder, model, trust_remote_code, depth)
@@ -102,6 +102,12 @@ def _find(model: str, revision: str | None, trust_remote_code: bool, depth: int)
         )
     location, commit = _on_hub(model, revision or "main")
     return Source(model, location, commit, trust_remote_code)
+
+
+def _folder(model: str) -> Path | None:
+    """The folder of that name; None: there is none, or it cannot be the name of one."""
+    path = os.path.expanduser(model)
+    return Path(path) if os.path.isdir(path) else None
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -135,7 +141,8 @@ def _base_of(folder: Path, shown: str, trust_remote_code: bool, depth: int) -> S
     try:
         return _find(name, revision, trust_remote_code, depth + 1)
     except UserError as e:
-        if _is_adapter(Path(name).expanduser()):
+        below = _folder(name)
+        if below is not None and _is_adapter(below):
             raise  # it has spoken of its own base
         raise UserError(
             f"the adapter {shown!r} is for {name!r}, which is not there: {e}",
@@ -222,6 +229,13 @@ def _threads_of_torch() -> int:
 
 def _is_path(model: str) -> bool:
     """Whether the name can only be a path, or lies in a folder that is here."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return True
     if not _HUB_ID.fullmatch(model):
         return True
     return "/" in model and Path(model).parent.is_dir()
@@ -236,6 +250,13 @@ def _check_folder(folder: Path, shown: str) -> None:
             hint="Give the folder that save_pretrained wrote.",
         )
     weights = _shards(folder) or names & {"model.safetensors"}
+    elsewhere = sorted(name for name in weights if Path(name).name != name)
+    if elsewhere:
+        raise UserError(
+            f"its index of weights names {elsewhere[0]!r}, which is not in the folder itself",
+            where=shown,
+            hint="Put all files of the checkpoint into one folder.",
+        )
     if weights and all(name.endswith(_WEIGHTS) for name in weights):
         return
     pickled = sorted(n for n in names | weights if Path(n).suffix in _PICKLED)
@@ -417,10 +438,30 @@ def load_model(source: Source, dtype: Any, **more: Any) -> Any:
 
 
 def load_merged(source: Source, dtype: Any) -> Any:
-    """The model as ``load_model`` has it, but with an adapter added to the weights."""
+    """The model as ``load_model`` has it, but with an adapter added to the weights. Raises
+    UserError for an adapter that cannot be."""
     if source.base is None:
         return load_model(source, dtype)
-    return _adapted(source, source.base, dtype).merge_and_unload().requires_grad_(True)
+    adapted = _adapted(source, source.base, dtype)
+    _refuse_tied(source, adapted.get_base_model())
+    with quiet(), _readable(source, "adapter"):
+        return adapted.merge_and_unload().requires_grad_(True)
+
+
+def _refuse_tied(source: Source, model: Any) -> None:
+    """Raises UserError where an adapter lies on the embedding or the head of a model in which
+    they are one weight: added to it, it would change both."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = {"embedding": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    adapted = [name for name, layer in ends.items() if isinstance(layer, BaseTunerLayer)]
+    if adapted and getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        raise UserError(
+            f"the adapter changes the {' and the '.join(adapted)}, and the base has one weight for"
+            " embedding and head: it cannot be merged",
+            where=source.name,
+            hint="It can be sampled from as it is; train one on other layers to go on from.",
+        )
 
 
 def _adapted(source: Source, base: Source, dtype: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -71,7 +71,7 @@ def _curve(
         return f"{100 * point[0] / total:.2f}", f"{100 - 100 * point[1] / top:.2f}"
 
     return Curve(
-        name=f"{checkpoint.variant}, round {checkpoint.round}",
+        name=", ".join(_named(checkpoint)),
         steps=total,
         line=" ".join(",".join(place(p)) for p in line),
         held_out=tuple(place(p) for p in looks),
@@ -80,6 +80,14 @@ def _curve(
         top=top,
         tokens_per_second=_rate(steps),
     )
+
+
+def _named(checkpoint: Checkpoint) -> Iterator[str]:
+    yield f"{checkpoint.variant}, round {checkpoint.round}"
+    if checkpoint.settings.get("method", "full") != "full":
+        yield str(checkpoint.settings["method"])
+    if "lr" in checkpoint.settings:
+        yield f"rate {checkpoint.settings['lr']:g}"
 
 
 def _rate(steps: Sequence[Step]) -> int | None:

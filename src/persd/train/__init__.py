@@ -8,6 +8,8 @@ training that was killed goes on where it was.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persd.config import TrainTable
-from persd.errors import WorkFailed
+from persd.errors import UserError, WorkFailed
 from persd.models.checkpoint import (
     Source,
     find,
@@ -32,6 +34,7 @@ from persd.train.card import card
 from persd.train.folder import Unfinished, unfinished, versions, write_json, writing
 from persd.train.memory import refuse_too_big
 from persd.train.order import epoch_steps, split, stage_rows
+from persd.train.ready import need_bitsandbytes
 from persd.train.rows import LeftOut, TokenRow, encode
 from persd.train.watching import STEPS_FILE, OnStep, Recorder, Step, need_trackers
 
@@ -86,7 +89,9 @@ def train(
     started = time.perf_counter()
     need_extra("training", "trl", "datasets")
     need_trackers(settings.report_to)
+    need_bitsandbytes(settings)
     source = find(base, revision=revision, trust_remote_code=trust_remote_code)
+    _refuse_own_base(source, out)
     if settings.launch and ranks.size() == 1:
         from persd.train.launch import Job, launch
 
@@ -100,8 +105,10 @@ def train(
     rows, left_out = encode(tokenizer, examples, settings, api=api, context=limit)
     rows, held_out = split(rows, {e.example_id: e.task_id for e in examples}, settings)
     stages = stage_rows([len(row) for row in rows], settings.stages)
+    _check_kept_tokens(tokenizer, source, examples, rows, api)
     refuse_too_big(source, settings, [len(row) for row in (*rows, *held_out)])
-    key = " ".join([data_hash_of(source, examples, settings, api), ranks.form()]).strip()
+    state = data_hash_of(source, examples, going_on(settings), api)
+    key = f"{state} {ranks.form()}".strip()
     with unfinished(Path(out), key) as part, quiet():
         steps = part.folder / STEPS_FILE
         told = Recorder(steps, on_step) if ranks.is_main() else None
@@ -116,14 +123,21 @@ def train(
             "seconds": time.perf_counter() - started,
         }
         if ranks.is_main():
-            _check_saved_tokens(part.new, source, examples, rows, api)
+            saved = find(str(part.new), trust_remote_code=trust_remote_code)
+            _check_tokens(saved, examples, rows, api)
             facts = _manifest(source, examples, left_out, settings, api)
             facts["held_out"] = [row.example_id for row in held_out]
             facts["metrics"] = metrics
             write_json(part.new / "manifest.json", facts)
-            (part.new / "README.md").write_text(card(facts, Path(out).name), encoding="utf-8")
+            (part.new / "README.md").write_text(card(facts, part.out.name), encoding="utf-8")
             steps.rename(part.new / STEPS_FILE)
     return metrics
+
+
+def going_on(settings: TrainTable) -> TrainTable:
+    """What has to stay for a stopped training to be gone on with: all but what changes time and
+    memory alone, so that one that did not fit goes on with smaller passes."""
+    return settings.but(micro_batch=None, gradient_checkpointing=False)
 
 
 def data_hash(
@@ -143,10 +157,25 @@ def data_hash_of(
     source: Source, examples: Sequence[Example], settings: TrainTable, api: Api
 ) -> str:
     """``data_hash`` of a base that was found."""
-    texts = [[e.prompt, e.completion] for e in examples]
+    tasks = bool(settings.held_out)  # which rows are held out follows from their tasks
+    texts = [[e.prompt, e.completion, *([e.task_id] if tasks else [])] for e in examples]
     plain, usual = settings.model_dump(mode="json"), TrainTable().model_dump(mode="json")
     settled = {k: v for k, v in plain.items() if k not in _FREE and (k in _FIRST or v != usual[k])}
     return content_id(source.identity, texts, settled, api)
+
+
+def _refuse_own_base(source: Source, out: Path) -> None:
+    """Raises UserError where ``out`` is or holds the base, which would be gone in the end."""
+    below: Source | None = source
+    while below is not None:
+        place = Path(below.location)
+        if below.revision is None and place.is_relative_to(os.path.realpath(out)):
+            raise UserError(
+                f"the base {below.name!r} lies there, and would be replaced",
+                where=str(out),
+                hint="Give another --out.",
+            )
+        below = below.base
 
 
 def _fit(
@@ -206,15 +235,26 @@ def _row_metrics(rows: Sequence[TokenRow], left_out: Sequence[LeftOut]) -> dict[
     }
 
 
-def _check_saved_tokens(
-    folder: Path,
+def _check_kept_tokens(
+    tokenizer: Any,
     source: Source,
     examples: Sequence[Example],
     rows: Sequence[TokenRow],
     api: Api,
 ) -> None:
+    """Before a training is done for nothing: the tokenizer saved and read again, as
+    ``_check_tokens``."""
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        load_config(source).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        saved = Source(source.name, folder, None, source.trust_remote_code)
+        _check_tokens(saved, examples, rows, api)
+
+
+def _check_tokens(
+    saved: Source, examples: Sequence[Example], rows: Sequence[TokenRow], api: Api
+) -> None:
     """Raises WorkFailed where the saved tokenizer makes other tokens of the trained prompts."""
-    saved = find(str(folder), trust_remote_code=source.trust_remote_code)
     tokenizer = load_tokenizer(saved)
     prompts = {e.example_id: e.prompt for e in examples}
     for row in rows[:64]:
@@ -248,4 +288,4 @@ def _manifest(
     }
 
 
-__all__ = ["OnStep", "Step", "data_hash", "train"]
+__all__ = ["OnStep", "Step", "data_hash", "going_on", "train"]

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +40,20 @@ class Keeper(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Seconds the last time."""
         self.since = time.perf_counter()
         self.trainer: Any = None
+        self.stopping = False
+        """Whether it is put down after this step, and ends there."""
+        self.finished = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
+            self.finished = True
             return  # it is written in full now
+        if self.stopping:
+            control.should_save = control.should_training_stop = True
+            return
         passed = time.perf_counter() - self.since
         if agreed(self.trainer.accelerator, passed >= max(self.every, _WORTH * self.took)):
             control.should_save = True
@@ -50,6 +61,31 @@ class Keeper(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def saved(self, seconds: float) -> None:
         """It was put down, which took so long."""
         self.took, self.since = seconds, time.perf_counter()
+
+
+@contextmanager
+def stoppable(keeper: Keeper) -> Iterator[None]:
+    """Ctrl-C or SIGTERM has a training of one process put down after the step under way, a second
+    one ends it at once. Raises KeyboardInterrupt at the end where it was stopped."""
+    alone = ranks.size() == 1 and threading.current_thread() is threading.main_thread()
+    if not alone:  # only the main thread hears signals; several processes are ended together
+        yield
+        return
+
+    def asked(number: int, frame: object) -> None:
+        if keeper.stopping:
+            raise KeyboardInterrupt
+        keeper.stopping = True
+        log.warning("stopping after the step under way; again to stop at once")
+
+    before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if keeper.stopping and not keeper.finished:
+        raise KeyboardInterrupt
 
 
 def agreed(accelerator: Any, wanted: bool) -> bool:
@@ -90,6 +126,24 @@ def is_readable(state: Path) -> bool:
         log.debug("%s", state, exc_info=True)
         return False
     return best in (None, step_of(state)) or is_whole(state_of(state.parent, best))
+
+
+def keep_precision(optimizer: torch.optim.Optimizer) -> None:
+    """Have the optimizer's states loaded in the precision they were put down in: torch rounds
+    them to that of the weights, and Adafactor's are finer than weights in bfloat16."""
+    given: dict[str, Any] = {}
+
+    def after(loaded: torch.optim.Optimizer) -> None:
+        numbers = [n for group in given["param_groups"] for n in group["params"]]
+        weights = [weight for group in loaded.param_groups for weight in group["params"]]
+        for number, weight in zip(numbers, weights, strict=True):
+            for name, value in given["state"].get(number, {}).items():
+                if torch.is_tensor(value):
+                    loaded.state[weight][name] = value.to(weight.device)
+        given.clear()
+
+    optimizer.register_load_state_dict_pre_hook(lambda _, state: given.update(state))
+    optimizer.register_load_state_dict_post_hook(after)
 
 
 def looks(history: list[dict[str, Any]]) -> list[tuple[int, float]]:

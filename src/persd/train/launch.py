@@ -99,6 +99,12 @@ def launch(name: str, job: Job, on_step: OnStep | None = None) -> dict[str, floa
             clear_away(job.out)
 
 
+def check(name: str) -> None:
+    """Raises UserError for a configuration that cannot be used here."""
+    with resources.as_file(_config(name)) as config:
+        _check(config, name)
+
+
 def _config(name: str) -> Any:
     """The file of a configuration's name."""
     if name in LAUNCHES:

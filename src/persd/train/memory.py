@@ -285,10 +285,13 @@ def place_here() -> Place:
 def available(kind: Kind) -> int | None:
     """Bytes a training may take in this process; None: it cannot be found out.
 
-    A GPU's free memory, with what torch holds of it unused; else the machine's, within the
-    limit of this process's group, less a reserve of a sixteenth, and shared by the processes
-    that train together here.
+    As many GiB as PERSD_MEMORY says; else a GPU's free memory, with what torch holds of it
+    unused, or the machine's, within the limit of this process's group, less a reserve of a
+    sixteenth, and shared by the processes that train together here. Raises UserError for a
+    PERSD_MEMORY that is no number.
     """
+    if told := os.environ.get("PERSD_MEMORY"):
+        return _told(told)
     if kind == "cuda":
         import torch
 
@@ -299,6 +302,16 @@ def available(kind: Kind) -> int | None:
         return None
     beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return int(free_here * 15 / 16) // beside
+
+
+def _told(gibs: str) -> int:
+    """Bytes of a number of GiB that the user gives."""
+    try:
+        return int(float(gibs) * GIB)
+    except (ValueError, OverflowError):
+        raise UserError(
+            f"PERSD_MEMORY = {gibs!r} is no number of GiB", hint="Say 64, or leave it out."
+        ) from None
 
 
 def ram_total() -> int | None:
@@ -400,7 +413,8 @@ def refuse_too_big(
         f"training this model of {size_name(shape.parameters)} parameters on {rows} rows of up to"
         f" {longest} tokens needs about {gib(wanted.total)} ({told}), and there are {gib(have)}",
         where=source.name,
-        hint=_what_fits(shape, settings, longest, place, have),
+        hint=f"{_what_fits(shape, settings, longest, place, have)} (PERSD_MEMORY = the GiB there"
+        " are, where you know better.)",
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from persd.models.checkpoint import (
 )
 from persd.train import ranks
 from persd.train.folder import write_json
+from persd.train.ready import need_bitsandbytes
 
 _HALVES = (torch.bfloat16, torch.float16)
 #: Where the adapter lies that was merged into a checkpoint.
@@ -48,6 +48,7 @@ def open_model(source: Source, settings: TrainTable) -> Any:
     adapters is asked for that is not there.
     """
     device = pick_device(None)
+    need_bitsandbytes(settings)
     _refuse_quantised(source)
     if settings.optimizer == "adamw_8bit":
         _need_bitsandbytes("train.optimizer", "adamw_8bit", "adafactor", device)
@@ -148,13 +149,8 @@ def _in_four_bits(source: Source, settings: TrainTable, device: torch.device) ->
 
 
 def _need_bitsandbytes(key: str, value: str, instead: str, device: torch.device) -> None:
-    """Raises UserError where bitsandbytes is not installed, or does not work on the device."""
+    """Raises UserError where bitsandbytes does not work on the device."""
     other = f'{key} = "{instead}"'
-    if find_spec("bitsandbytes") is None:
-        raise UserError(
-            f'{key} = "{value}" needs bitsandbytes',
-            hint=f"Install it: pip install bitsandbytes; or use {other}.",
-        )
     try:
         bitsandbytes = import_module("bitsandbytes")
         bitsandbytes.functional.quantize_4bit(torch.ones(64, device=device))

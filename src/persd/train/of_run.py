@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from persd.build import build_rounds, rounds_of
-from persd.config import StudentTable, TrainTable, retrained, seeded
+from persd.config import Config, StudentTable, TrainTable, retrained, seeded
 from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.models import checkpoint_of
@@ -20,7 +20,10 @@ from persd.run import Run, limits_of, stored_config
 from persd.sandbox import Sandbox
 from persd.tokens import Api
 from persd.train import OnStep, data_hash, ranks, train
+from persd.train import going_on as without_passes
+from persd.train.folder import manifest_of, refuse_other
 from persd.train.mix import with_mix
+from persd.train.ready import refuse_unready
 from persd.train.watching import STEPS_FILE, read_steps
 
 
@@ -39,16 +42,18 @@ class Job:
 
     @property
     def api(self) -> Api:
-        return self.student.api or "completions"
+        return self.student.form
 
-    def key(self) -> str:
-        """Its content hash. Raises UserError where the base is missing."""
+    def key(self, *, going_on: bool = False) -> str:
+        """Its content hash; ``going_on``: that of a stopped one which it goes on with. Raises
+        UserError where the base is missing."""
+        settings = without_passes(self.settings) if going_on else self.settings
         revision = self.student.revision
-        return data_hash(self.base, self.examples, self.settings, api=self.api, revision=revision)
+        return data_hash(self.base, self.examples, settings, api=self.api, revision=revision)
 
     def run(self, out: Path, progress: Progress, on_step: OnStep | None = None) -> dict[str, float]:
         """Train it into ``out``, telling the steps; gives its metrics."""
-        teller = _Teller(progress, f"train {self.name} on {len(self.examples)} examples, steps")
+        teller = _Teller(progress, f"train {self.name}, steps")
 
         def told(step: Step) -> None:
             teller.tell(step)
@@ -86,7 +91,8 @@ class _Teller:
             self.first = step
             if step.step > 1:
                 self.progress.say(f"going on at step {step.step} of {step.steps}")
-            self.progress.stage(self.title, step.steps - step.step + 1)
+            self.progress.stage(self.title, step.steps)
+            self.progress.resume(step.step - 1)
         self.progress.note(self._said(self.first, step))
         self.progress.step(int(step.held_out is None))
 
@@ -113,15 +119,11 @@ def train_variant(
     key = job.key()
     for checkpoint in run.ledger.checkpoints():
         facts = (checkpoint.data_hash, checkpoint.variant, checkpoint.round)
-        if facts == (key, variant, round) and _holds(checkpoint.path, key):
+        if facts == (key, variant, round) and _finished(checkpoint.path, key):
             return checkpoint
     out = run.dir / "checkpoints" / f"round{round}-{variant}-{key[:8]}"
     # it may have been finished and its process killed before the ledger heard of it
-    metrics = (
-        {k: float(v) for k, v in manifest_of(out)["metrics"].items()}
-        if _holds(out, key)
-        else job.run(out, run.progress, partial(run.ledger.add_step, key))
-    )
+    metrics = _finished(out, key) or job.run(out, run.progress, partial(run.ledger.add_step, key))
     checkpoint = _checkpoint(job, key, out, round, metrics)
     run.ledger.add_checkpoint(checkpoint)
     return checkpoint
@@ -138,18 +140,12 @@ def _base(run: Run, variant: str, round: int) -> StudentTable:
     return student
 
 
-def manifest_of(folder: str | Path) -> Mapping[str, Any]:
-    """What a finished checkpoint says of itself; empty: there is none."""
-    try:
-        told = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) and isinstance(told.get("metrics"), dict) else {}
-
-
-def _holds(folder: str | Path, key: str) -> bool:
-    """Whether the training of that content hash is finished there."""
-    return manifest_of(folder).get("data_hash") == key
+def _finished(folder: str | Path, key: str) -> dict[str, float] | None:
+    """What the training of that content hash said, where it is finished there; else None."""
+    told = manifest_of(folder)
+    if told.get("data_hash") != key or not any(Path(folder).glob("*.safetensors")):
+        return None
+    return {name: float(value) for name, value in told["metrics"].items()}
 
 
 def _checkpoint(
@@ -178,28 +174,41 @@ def train_run(
     model: str | None,
     progress: Progress,
     *,
+    asked: Mapping[str, Any] = MappingProxyType({}),
     overrides: Sequence[str] = (),
     unsafe: bool = False,
 ) -> dict[str, Any]:
     """``persd train``: fine-tune a base on a variant of a run, into a folder of the user's.
 
-    ``overrides`` lie over the run's [train]; ``unsafe`` as for ``persd build``. The ledger is
-    open while examples are built and once it is done, so that several may train on one run.
+    ``asked``: keys of [student] that hold for ``model``. ``overrides`` lie over the run's [train];
+    ``unsafe`` as for ``persd build``. The ledger is open while examples are built and once it is
+    done, so that several may train on one run. What ``out`` holds already is not trained again.
     Gives the metrics, with ``path`` and ``base``.
     """
 
-    def asked() -> tuple[Job, int]:
+    def built() -> tuple[Job, int]:
         with Ledger(run_dir, create=False) as ledger:
-            return _job(ledger, variant, model, overrides, progress, unsafe)
+            config = retrained(stored_config(ledger), overrides)
+            refuse_unready(config.train)
+            student = config.student
+            if model:
+                student = student.model_copy(update={"model": model, "revision": None})
+            student = StudentTable.model_validate(student.model_dump() | dict(asked))
+            return _job(ledger, variant, config, student, progress, unsafe)
 
-    job, round = ranks.from_main(asked)
-    metrics = job.run(out, progress)
+    job, round = ranks.from_main(built)
+    key = job.key()
+    metrics = ranks.from_main(lambda: _finished(out, key))
+    if metrics is None:
+        ranks.from_main(lambda: refuse_other(out, key, job.key(going_on=True)))
+        metrics = job.run(out, progress)
+    else:
+        progress.say(f"{out} holds this very training: it is not done again")
     if ranks.is_main():
-        _note(run_dir, _checkpoint(job, job.key(), out.resolve(), round, metrics), progress)
+        _note(run_dir, _checkpoint(job, key, out.resolve(), round, metrics), progress)
     counts = {k: int(v) if v.is_integer() and k != "epochs" else v for k, v in metrics.items()}
     return {
         **counts,
-        "examples": len(job.examples),
         "path": str(out),
         "base": job.student.model,
     }
@@ -208,17 +217,14 @@ def train_run(
 def _job(
     ledger: Ledger,
     variant: str,
-    model: str | None,
-    overrides: Sequence[str],
+    config: Config,
+    student: StudentTable,
     progress: Progress,
     unsafe: bool,
 ) -> tuple[Job, int]:
     """What is to be trained, and the last round its examples come from."""
-    config = retrained(stored_config(ledger), overrides)
     last = max(ledger.rounds(), default=0)
-    settings, student = seeded(config.train, config.run.seed), config.student
-    if model:
-        student = student.model_copy(update={"model": model, "revision": None})
+    settings = seeded(config.train, config.run.seed)
     with Sandbox(unsafe=unsafe) as box:
 
         def build(name: str) -> list[Example]:

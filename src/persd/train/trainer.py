@@ -29,7 +29,14 @@ from persd.errors import UserError, WorkFailed
 from persd.models.checkpoint import pick_device, quiet
 from persd.train import ranks
 from persd.train.folder import Unfinished, drop, is_whole, seal, state_of, thin_out, writing
-from persd.train.keeping import Keeper, best_step, last_readable, looks
+from persd.train.keeping import (
+    Keeper,
+    best_step,
+    keep_precision,
+    last_readable,
+    looks,
+    stoppable,
+)
 from persd.train.methods import computes_in_bf16, widen_adapters
 from persd.train.order import (
     Evened,
@@ -86,7 +93,8 @@ def fit(
     )
     last = last_readable(part.state)
     try:
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with stoppable(trainer.keeper):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
         trainer.take_best()
     except torch.OutOfMemoryError:
         raise UserError(
@@ -315,6 +323,13 @@ class Trainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
             plain = [{"input_ids": r.input_ids, "labels": r.labels} for r in part]
             shared.append((self.data_collator(plain), int(i < len(parts))))
         return shared
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        shared_out = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.settings.optimizer == "adafactor" and not shared_out:
+            keep_precision(optimizer)
+        return optimizer
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         began, step = time.perf_counter(), self.state.global_step
