@@ -133,6 +133,14 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.toml")}
 
 
+def test_a_shipped_grid_is_found_beside_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "replay").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_grid("replay").arms()
+
+
 def test_every_shipped_grid_is_looked_at() -> None:
     assert set(shipped()) == set(SHIPPED)
 

@@ -528,7 +528,7 @@ SHIPPED = Path(__file__).parent.parent / "configs" / "experiments"
 def _found(path: str | Path) -> Path:
     given = Path(path)
     shipped = SHIPPED / f"{given.name.removesuffix('.toml')}.toml"
-    is_name = given.parent == Path() and not given.exists()
+    is_name = given.parent == Path() and not given.is_file()
     return shipped if is_name and shipped.is_file() else given
 
 
