@@ -312,13 +312,15 @@ def test_a_verdict_is_given_under_each_solutions_own_id(box: Sandbox, ran: list[
 def test_what_could_not_be_run_is_never_remembered(
     box: Sandbox, ran: list[str], tmp_path: Path
 ) -> None:
-    broken = Job("b", replace(TASK, tests=(Test("add(", "3"),)), CODE)
+    broken = Job("b", replace(TASK, tests=(Test("add(", "3"),)), f"{CODE}# broken\n")
     with Cache(tmp_path / "c") as cache:
         for _ in range(2):
             found = list(verify(box, [broken, broken, JOB], cache=cache))
             assert [v.status for v in found] == ["not_run", "not_run", "passed"]
         assert cache.stored == 1
-    assert len(ran) == 3
+    assert ran.count(CODE) == 1
+    # two at once are one; the second is run, too, where the first is done before it is asked for
+    assert 2 <= ran.count(broken.code) <= 4
     assert sqlite3.connect(tmp_path / "c").execute("SELECT key FROM verdicts").fetchall() == [
         (job_key(JOB),)
     ]

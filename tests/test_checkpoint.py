@@ -172,6 +172,7 @@ def test_a_pickled_adapter_is_refused(lora: Path, tmp_path: Path) -> None:
     ("values", "said"),
     [
         ({"peft_type": "IA3"}, "kind 'IA3'"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, "repeats layers"),
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
         ({"base_model_name_or_path": None}, "does not say which checkpoint"),
         ({"base_model_name_or_path": ["a"]}, "does not say which checkpoint"),

@@ -162,6 +162,12 @@ def _adapter_config(folder: Path) -> dict[str, Any]:
             where=str(folder / ADAPTER_CONFIG),
             hint="Merge it into its base with the tool that made it.",
         )
+    if config.get("layer_replication"):
+        raise UserError(
+            "the adapter repeats layers of its base, which cannot be merged as they are",
+            where=str(folder / ADAPTER_CONFIG),
+            hint="Merge it into its base with the tool that made it.",
+        )
     if not all(isinstance(name, str) for name in names) or not names[0]:
         raise UserError(
             f"{ADAPTER_CONFIG} does not say which checkpoint the adapter is for",

@@ -32,11 +32,12 @@ def refuse_unready(settings: TrainTable) -> None:
 
 
 def refuse_unfit(student: StudentTable, settings: TrainTable) -> None:
-    """Raises UserError where even short rows would not fit this machine, or the base is missing.
-    Reads its configuration, no weights."""
-    from persd.models.checkpoint import find
+    """Raises UserError where even short rows would not fit this machine, or the base or what
+    trains is missing. Reads its configuration, no weights."""
+    from persd.models.checkpoint import find, need_extra
     from persd.train.memory import refuse_too_big
 
+    need_extra("training", "trl", "datasets")
     if settings.launch:
         return  # its processes may share the weights out
     base = find(
