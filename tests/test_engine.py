@@ -40,6 +40,7 @@ from persd.experiment.grid import Collection, Grid, load_grid
 from persd.ledger import Ledger
 from persd.progress import Progress
 from persd.records import Call, Completion, Evaluation, Example
+from persd.train import of_run
 
 TINY = """[experiment]
 dir = "unset"
@@ -263,7 +264,7 @@ def test_a_failing_arm_is_named_and_what_is_done_stays(
         raise UserError("the disk is full", where="there", hint="make room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train", fails)
+        patch.setattr(of_run, "train", fails)
         with pytest.raises(UserError, match="arm persd of lab, seed 0: the disk is full") as told:
             run_grid(grid)
     assert (told.value.where, told.value.hint) == ("there", "make room")

@@ -34,16 +34,14 @@ from persd.evaluate import Exam, evaluate
 from persd.experiment.grid import Arm, Collection, Grid
 from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
-from persd.models import checkpoint_of
 from persd.outcomes import NOT_RUN
 from persd.progress import QUIET, Progress
 from persd.records import Evaluation, Example, content_id, derive_seed, from_plain
 from persd.run import Run, limits_of, load_pool
 from persd.sandbox import Sandbox
 from persd.session import Session, cores, price_for, spent_so_far
-from persd.train import data_hash, train
 from persd.train.mix import is_file, with_mix
-from persd.train.of_run import train_variant
+from persd.train.of_run import Job, finished, train_variant
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -562,13 +560,7 @@ def _inputs(grid: Grid, planned: Plan, examples: Sequence[Example], settings: Tr
     student, table = grid.student(planned.arm.student), grid.table
     if not planned.arm.variants:
         settings = TrainTable()  # nothing is trained
-    base = data_hash(
-        checkpoint_of(student.model),
-        examples,
-        settings,
-        api=student.form,
-        revision=student.revision,
-    )
+    base = Job(student, examples, settings).key()
     evaluated = table.evaluate.model_dump(mode="json")
     verify = table.verify.model_dump(mode="json", exclude={"workers", "unsafe"})
     sampled = student.model_dump(mode="json", include={"api", "temperature", "top_p"})
@@ -594,18 +586,8 @@ def _trained(
     folder: Path, student: StudentTable, examples: Sequence[Example], settings: TrainTable
 ) -> tuple[str, dict[str, float]]:
     """The checkpoint of an arm, trained unless it is there, and what its training says."""
-    out, api = folder / "checkpoint", student.form
-    base, revision = checkpoint_of(student.model), student.revision
-    try:
-        told = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        if told["data_hash"] == data_hash(base, examples, settings, api=api, revision=revision):
-            return str(out), dict(told["metrics"])
-    except (OSError, ValueError, KeyError):
-        pass
-    trust = student.trust_remote_code
-    return str(out), train(
-        base, examples, out, settings, api=api, revision=revision, trust_remote_code=trust
-    )
+    out, job = folder / "checkpoint", Job(student, examples, settings)
+    return str(out), finished(out, job.key()) or job.run(out, QUIET)
 
 
 def _write(path: Path, plain: Mapping[str, Any]) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from persd.config import Endpoint, is_served
+from persd.config import Endpoint, StudentTable, is_served
 from persd.errors import UserError
 from persd.records import Completion, Outcome, Request, Role, Task
 
 if TYPE_CHECKING:
+    from persd.models.checkpoint import Source
     from persd.sandbox import Sandbox
     from persd.throttle import Throttle
 
@@ -169,6 +170,17 @@ def throttle_for(spec: Endpoint, throttles: Throttles) -> Throttle:
             spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute
         )
     return throttles[key]
+
+
+def source_of(student: StudentTable) -> Source:
+    """The checkpoint of a student that is loaded here. Raises UserError where it is not there."""
+    from persd.models.checkpoint import find
+
+    return find(
+        checkpoint_of(student.model),
+        revision=student.revision,
+        trust_remote_code=student.trust_remote_code,
+    )
 
 
 def checkpoint_of(model: str) -> str:

@@ -204,6 +204,13 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by itself: a GPU that need not emulate it."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def use_threads(model: Any, count: int | None = None) -> int:
     """Set torch's CPU threads for work with this model, and return how many.
 

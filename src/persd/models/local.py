@@ -18,6 +18,7 @@ from persd.models.checkpoint import (
     DType,
     Source,
     find,
+    has_bf16,
     load_model,
     load_tokenizer,
     need_extra,
@@ -180,9 +181,7 @@ def _dtype_on(device: torch.device, dtype: DType) -> torch.dtype:
             "bfloat16": torch.bfloat16,
             "float16": torch.float16,
         }[dtype]
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if has_bf16(device) else torch.float32
 
 
 def _row(loaded: Loaded, api: Api, request: Request) -> Row | Completion:

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from persd.errors import UserError
+from persd.models.sampling import split
 from persd.tokens import Api, LossyText
 from persd.train.rows import IGNORED, TokenRow, encode_one
 
@@ -91,16 +92,13 @@ def _batches(
 ) -> Iterator[list[tuple[int, TokenRow]]]:
     """The rows, which come sorted by length, in batches whose ids and logits are bounded."""
     kept = _positions_kept(model)
-    batch: list[tuple[int, TokenRow]] = []
-    for row in rows:
-        larger = [*batch, row]
-        span = len(row[1]) - min(len(r.prompt) for _, r in larger)
-        if batch and (len(larger) * len(row[1]) > batch_tokens or len(larger) * (span + 1) > kept):
-            yield batch
-            larger = [row]
-        batch = larger
-    if batch:
-        yield batch
+
+    def fit(some: Sequence[tuple[int, TokenRow]]) -> bool:
+        width = len(some[-1][1])
+        span = width - min(len(row.prompt) for _, row in some)
+        return len(some) * width <= batch_tokens and len(some) * (span + 1) <= kept
+
+    return split(rows, fit)
 
 
 def _positions_kept(model: Any) -> int:

@@ -107,7 +107,7 @@ def train(
     stages = stage_rows([len(row) for row in rows], settings.stages)
     _check_kept_tokens(tokenizer, source, examples, rows, api)
     refuse_too_big(source, settings, [len(row) for row in (*rows, *held_out)])
-    state = data_hash_of(source, examples, going_on(settings), api)
+    state = data_hash_of(source, examples, without_passes(settings), api)
     key = f"{state} {ranks.form()}".strip()
     with unfinished(Path(out), key) as part, quiet():
         steps = part.folder / STEPS_FILE
@@ -134,7 +134,7 @@ def train(
     return metrics
 
 
-def going_on(settings: TrainTable) -> TrainTable:
+def without_passes(settings: TrainTable) -> TrainTable:
     """What has to stay for a stopped training to be gone on with: all but what changes time and
     memory alone, so that one that did not fit goes on with smaller passes."""
     return settings.but(micro_batch=None, gradient_checkpointing=False)
@@ -288,4 +288,4 @@ def _manifest(
     }
 
 
-__all__ = ["OnStep", "Step", "data_hash", "going_on", "train"]
+__all__ = ["OnStep", "Step", "data_hash", "train", "without_passes"]

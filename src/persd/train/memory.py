@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from persd.config import TrainTable
 from persd.errors import UserError
-from persd.models.checkpoint import Source, load_config, pick_device, quiet
+from persd.models.checkpoint import Source, has_bf16, load_config, pick_device, quiet
+from persd.train import ranks
 from persd.train.order import rows_of_a_pass
 
 GIB = 2**30
@@ -266,19 +267,15 @@ def place_here() -> Place:
     """The device that a training in this process takes, and what it offers."""
     from importlib.util import find_spec
 
-    import torch
-
-    device = pick_device(None).type
-    cuda = device == "cuda"
-    kind: Kind = "cuda" if cuda else "mps" if device == "mps" else "cpu"
-    processes = int(os.environ.get("WORLD_SIZE") or 1)
-    shared = any(os.environ.get(f"ACCELERATE_USE_{k}") == "true" for k in ("FSDP", "DEEPSPEED"))
+    device = pick_device(None)
+    cuda = device.type == "cuda"
+    kind: Kind = "cuda" if cuda else "mps" if device.type == "mps" else "cpu"
     return Place(
         kind,
-        bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
+        bf16=has_bf16(device),
         four_bit=cuda and find_spec("bitsandbytes") is not None,
-        processes=processes,
-        shards=processes if shared else 1,
+        processes=ranks.size(),
+        shards=ranks.size() if ranks.sharing() else 1,
     )
 
 

@@ -21,6 +21,7 @@ from persd.models.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     Source,
+    has_bf16,
     load_config,
     load_merged,
     load_model,
@@ -87,9 +88,7 @@ def save(model: Any, tokenizer: Any, source: Source, folder: Path, settings: Tra
 
 def computes_in_bf16(device: torch.device, settings: TrainTable) -> bool:
     """Whether the passes are computed in bfloat16, whatever the weights are held in."""
-    if settings.dtype == "float32" or device.type != "cuda":
-        return False
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return settings.dtype != "float32" and has_bf16(device)
 
 
 def widen_adapters(model: Any) -> None:
@@ -250,7 +249,7 @@ def _with_adapters(model: Any, source: Source, settings: TrainTable) -> Any:
 def _by_deepspeed() -> bool:
     """Whether DeepSpeed trains: it cannot gather weights of two types, and keeps float32 copies
     of those it trains itself."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    return "deepspeed" in ranks.sharing()
 
 
 def _place_of(source: Source) -> str:

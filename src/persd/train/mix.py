@@ -14,7 +14,7 @@ from typing import Any
 
 from persd.config import StudentTable, TrainTable
 from persd.errors import UserError
-from persd.models import checkpoint_of
+from persd.models import source_of
 from persd.progress import QUIET, Progress
 from persd.records import Example, content_id, derive_seed
 
@@ -111,14 +111,9 @@ def with_mix(
 
 def _tokens(student: StudentTable) -> Callable[[Example], int]:
     """How many tokens of the student's a row has, near enough for a share."""
-    from persd.models.checkpoint import find, load_tokenizer
+    from persd.models.checkpoint import load_tokenizer
 
-    base = find(
-        checkpoint_of(student.model),
-        revision=student.revision,
-        trust_remote_code=student.trust_remote_code,
-    )
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(source_of(student))
     return lambda e: len(tokenizer(e.prompt + e.completion, verbose=False)["input_ids"])
 
 

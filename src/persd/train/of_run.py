@@ -19,8 +19,7 @@ from persd.records import Checkpoint, Example, Step, content_id
 from persd.run import Run, limits_of, stored_config
 from persd.sandbox import Sandbox
 from persd.tokens import Api
-from persd.train import OnStep, data_hash, ranks, train
-from persd.train import going_on as without_passes
+from persd.train import OnStep, data_hash, ranks, train, without_passes
 from persd.train.folder import manifest_of, refuse_other
 from persd.train.mix import with_mix
 from persd.train.ready import refuse_unready
@@ -119,11 +118,11 @@ def train_variant(
     key = job.key()
     for checkpoint in run.ledger.checkpoints():
         facts = (checkpoint.data_hash, checkpoint.variant, checkpoint.round)
-        if facts == (key, variant, round) and _finished(checkpoint.path, key):
+        if facts == (key, variant, round) and finished(checkpoint.path, key):
             return checkpoint
     out = run.dir / "checkpoints" / f"round{round}-{variant}-{key[:8]}"
     # it may have been finished and its process killed before the ledger heard of it
-    metrics = _finished(out, key) or job.run(out, run.progress, partial(run.ledger.add_step, key))
+    metrics = finished(out, key) or job.run(out, run.progress, partial(run.ledger.add_step, key))
     checkpoint = _checkpoint(job, key, out, round, metrics)
     run.ledger.add_checkpoint(checkpoint)
     return checkpoint
@@ -140,7 +139,7 @@ def _base(run: Run, variant: str, round: int) -> StudentTable:
     return student
 
 
-def _finished(folder: str | Path, key: str) -> dict[str, float] | None:
+def finished(folder: str | Path, key: str) -> dict[str, float] | None:
     """What the training of that content hash said, where it is finished there; else None."""
     told = manifest_of(folder)
     if told.get("data_hash") != key or not any(Path(folder).glob("*.safetensors")):
@@ -198,7 +197,7 @@ def train_run(
 
     job, round = ranks.from_main(built)
     key = job.key()
-    metrics = ranks.from_main(lambda: _finished(out, key))
+    metrics = ranks.from_main(lambda: finished(out, key))
     if metrics is None:
         ranks.from_main(lambda: refuse_other(out, key, job.key(going_on=True)))
         metrics = job.run(out, progress)

@@ -46,10 +46,13 @@ def is_main() -> bool:
 
 def form() -> str:
     """How a training's state is shared out over the processes; empty: there is only one."""
-    if size() == 1:
-        return ""
-    kinds = [k for k in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{k}") == "true"]
-    return " ".join([str(size()), *kinds]).lower()
+    return "" if size() == 1 else " ".join([str(size()), *sharing()])
+
+
+def sharing() -> list[str]:
+    """What shares the weights out over the processes: ``fsdp``, ``deepspeed``, or nothing."""
+    kinds = ("fsdp", "deepspeed")
+    return [k for k in kinds if os.environ.get(f"ACCELERATE_USE_{k.upper()}") == "true"]
 
 
 def wait() -> None:

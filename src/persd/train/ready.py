@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from persd.config import StudentTable, TrainTable
 from persd.errors import UserError
 from persd.examples import parts_of
-from persd.models import checkpoint_of
+from persd.models import source_of
 from persd.train.mix import is_file, read_rows
 from persd.train.watching import need_trackers
 
@@ -34,18 +34,13 @@ def refuse_unready(settings: TrainTable) -> None:
 def refuse_unfit(student: StudentTable, settings: TrainTable) -> None:
     """Raises UserError where even short rows would not fit this machine, or the base or what
     trains is missing. Reads its configuration, no weights."""
-    from persd.models.checkpoint import find, need_extra
+    from persd.models.checkpoint import need_extra
     from persd.train.memory import refuse_too_big
 
     need_extra("training", "trl", "datasets")
     if settings.launch:
         return  # its processes may share the weights out
-    base = find(
-        checkpoint_of(student.model),
-        revision=student.revision,
-        trust_remote_code=student.trust_remote_code,
-    )
-    refuse_too_big(base, settings, [min(_SHORT, settings.max_length)])
+    refuse_too_big(source_of(student), settings, [min(_SHORT, settings.max_length)])
 
 
 def need_bitsandbytes(settings: TrainTable) -> None:
