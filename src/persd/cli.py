@@ -23,6 +23,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from persd import __version__
+from persd.cli_shared import (
+    ConfigFile,
+    DryRun,
+    Json,
+    Pilot,
+    RunDir,
+    Set,
+    Unsafe,
+    console,
+    fail,
+    hint,
+    print_json,
+    say,
+    watched,
+)
+from persd.cli_tasks import tasks_app
 from persd.errors import UserError, WorkFailed
 
 if TYPE_CHECKING:
@@ -40,29 +56,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-tasks_app = typer.Typer(help="Tasks: check them before anyone pays.", no_args_is_help=True)
 import_app = typer.Typer(help="Turn released data into a run.", no_args_is_help=True)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(import_app, name="import")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a key of the config.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the plan and what it is to cost, and stop.")
-]
-Pilot = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Take N tasks by chance through it, and forecast the rest."
-    ),
-]
-Unsafe = Annotated[
-    bool, typer.Option("--unsafe", help="Run programs even where nothing keeps your files safe.")
-]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The config of a run.")]
 
 
 @app.command()
@@ -78,7 +74,7 @@ def demo(
     with resources.as_file(resources.files("persd") / "configs" / "demo.toml") as path:
         given = [f"run.dir={json.dumps(str(out))}", *_overrides(overrides, unsafe)]
         config = load(path, given)
-    _say(DEMO_NOTE)
+    say(DEMO_NOTE)
     _run_all(config, as_json)
 
 
@@ -161,7 +157,7 @@ def build(
     """Write a variant's data set from a run."""
     from persd.export.of_run import build_run
 
-    with _progress() as progress:
+    with watched() as progress:
         result = build_run(
             run_dir,
             variant,
@@ -176,7 +172,7 @@ def build(
             unsafe=unsafe,
         )
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     pairs = f", {result['pairs']} with a failed attempt," if "pairs" in result else ""
     print(f"{result['examples']} examples of {variant}{pairs} -> {out}  (card: {out}.md)")
@@ -222,7 +218,7 @@ def train(
     if api not in (None, "chat", "completions"):
         raise UserError(f"--api {api!r} is neither chat nor completions")
     asked = {"api": api, "revision": revision, "trust_remote_code": trust_remote_code}
-    with ranks.one_voice(), _progress() as progress:
+    with ranks.one_voice(), watched() as progress:
         result = train_run(
             run_dir,
             variant,
@@ -236,7 +232,7 @@ def train(
     if not ranks.is_main():
         return
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         print(f"trained on {result['examples']} examples -> {result['path']}")
         if "best_step" in result:
@@ -337,17 +333,17 @@ def evaluate(
         endpoint={key: value for key, value in endpoint.items() if value is not None},
         verify=VerifyTable(workers=workers, unsafe=unsafe),
     )
-    with _progress() as progress:
+    with watched() as progress:
         found = evaluating.evaluate_models(
             model, settings, against=against or [], out=out, name=name, progress=progress
         )
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from persd.report import evaluation
 
-    evaluation.print_evaluation(_console(), found)
-    _say(evaluation.closing(found))
+    evaluation.print_evaluation(console(), found)
+    say(evaluation.closing(found))
 
 
 @app.command()
@@ -425,7 +421,7 @@ def verify(
     from persd.tally import readable
 
     try:
-        with _progress() as progress:
+        with watched() as progress:
             found = verify_samples(
                 samples,
                 tasks,
@@ -441,13 +437,13 @@ def verify(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        _fail("interrupted", _INTERRUPTED)
+        fail("interrupted", _INTERRUPTED)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from persd.report import tables
 
-        tables.print_facts(_console(), str(samples), readable(found))
+        tables.print_facts(console(), str(samples), readable(found))
     if found["statuses"].get("not_run", 0) == found["programs"] > found["broken_rows"]:
         raise WorkFailed("no program could be judged; persd doctor says what is missing here")
 
@@ -471,7 +467,7 @@ def analyze(
     """Labels, mistakes before and after, and overlap with the benchmarks of a run."""
     from persd.analysis import analyze as analyze_run
 
-    with _progress() as progress:
+    with watched() as progress:
         found = analyze_run(
             run_dir,
             variants=variant,
@@ -481,11 +477,11 @@ def analyze(
             progress=progress,
         )
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from persd.report.analysis import print_analysis
 
-    print_analysis(_console(), found)
+    print_analysis(console(), found)
 
 
 @app.command()
@@ -513,7 +509,7 @@ def view(
     from persd.report import view as views
 
     with Ledger(run_dir, read_only=True) as ledger:
-        views.show(_console(), ledger, task=task, state=state, limit=limit)
+        views.show(console(), ledger, task=task, state=state, limit=limit)
 
 
 @app.command()
@@ -534,61 +530,9 @@ def doctor(
 
     found = examine(model, revision=revision, trust_remote_code=trust_remote_code)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        show(_console(), found)
-
-
-@tasks_app.command("check")
-def tasks_check(
-    source: Annotated[str, typer.Argument(help="humaneval, mbpp, lab or a task file.")],
-    data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to check.")] = None,
-    unsafe: Unsafe = False,
-    as_json: Json = False,
-) -> None:
-    """Run every reference and a stub: bad tests are named before anyone pays."""
-    from persd.tasks.check import check_source
-
-    with _progress() as progress:
-        found = check_source(source, data, limit, progress, unsafe=unsafe)
-    from persd.report.text import visible
-
-    if as_json:
-        _print_json(found)
-    else:
-        for fault in found["problems"]:
-            print(visible(f"{fault['task_id']}: {fault['reason']}: {fault['detail']}"))
-        for fault in found.get("warnings", []):
-            _say(f"warning: {fault['task_id']}: {fault['reason']}: {fault['detail']}")
-        print(f"{found['ok']} of {found['tasks']} tasks are sound")
-    if found["problems"]:
-        raise typer.Exit(1)
-
-
-@tasks_app.command("seen")
-def tasks_seen(
-    source: Annotated[str, typer.Argument(help="A benchmark, lab or a task file.")],
-    data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="train, test or all; default: MBPP's train and test.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to look at.")] = None,
-    unsafe: Unsafe = False,
-    as_json: Json = False,
-) -> None:
-    """Which of the tests that may be shown does the reference pass, and which are dropped."""
-    from persd.tasks.seen import readable, seen_source
-
-    with _progress() as progress:
-        found = seen_source(source, data, limit, progress, split=split, unsafe=unsafe)
-    if as_json:
-        _print_json(found)
-        return
-    from persd.report.text import visible
-
-    for line in readable(found):
-        print(visible(line))
+        show(console(), found)
 
 
 @import_app.command("persdistill")
@@ -601,15 +545,15 @@ def import_persdistill(
     """The paper's release as a run: real attempts, feedback and repairs, judged here."""
     from persd.importing import import_release
 
-    with _progress() as progress:
+    with watched() as progress:
         found = import_release(folder, run_dir, progress, unsafe=unsafe)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     from persd.report import tables
 
-    tables.print_facts(_console(), "the paper's release", found)
-    _hint(f"persd build {run_dir} --variant persd-combined --out data.jsonl")
+    tables.print_facts(console(), "the paper's release", found)
+    hint(f"persd build {run_dir} --variant persd-combined --out data.jsonl")
 
 
 #: Exit code of a command that was interrupted.
@@ -629,15 +573,15 @@ def main() -> None:
         if not said.strip():
             raise SystemExit(2) from None  # the help was shown
         where = getattr(getattr(e, "ctx", None), "command_path", "persd")
-        _fail(f"{said} Try: {where} --help", 2)
+        fail(f"{said} Try: {where} --help", 2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; what is done is kept, run it again to go on", _INTERRUPTED)
+        fail("interrupted; what is done is kept, run it again to go on", _INTERRUPTED)
     except UserError as e:
-        _fail(e.one_line(), 2)
+        fail(e.one_line(), 2)
     except WorkFailed as e:
-        _fail(" ".join(str(e).split()), 1)
+        fail(" ".join(str(e).split()), 1)
     except sqlite3.Error as e:
-        _fail(f"the ledger cannot be used: {e}; mend that and run it again to go on", 1)
+        fail(f"the ledger cannot be used: {e}; mend that and run it again to go on", 1)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(1) from None
@@ -655,7 +599,7 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
     from persd.loop import collect as collect_round
     from persd.report import summary
 
-    with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
+    with watched() as progress, _open(config, progress) as opened, _stoppable(opened):
         chosen = None if pilot is None else pilot_tasks(opened.ledger, pilot, config.run.seed)
         stopped = False
         try:
@@ -670,7 +614,7 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
         told = None if pilot is None else forecast(config, opened.ledger)
         totals = summary.totals(opened.ledger, paid)
         if as_json:
-            _print_json(totals if told is None else {**totals, "forecast": told})
+            print_json(totals if told is None else {**totals, "forecast": told})
         elif told is not None and not stopped:
             _print_forecast(told)
         _tell_left_out(opened)
@@ -683,10 +627,10 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
             "run it again to ask once more"
         )
     if not as_json and told is not None:
-        _hint("the same command without --pilot takes the rest")
+        hint("the same command without --pilot takes the rest")
     elif not as_json and totals["examples"]:
         out = f"--variant {config.run.promoted} --out data.jsonl"
-        _hint(f"persd build {config.run.dir} {out}")
+        hint(f"persd build {config.run.dir} {out}")
 
 
 def _tell_collected(opened: Run, as_json: bool) -> Money:
@@ -696,8 +640,8 @@ def _tell_collected(opened: Run, as_json: bool) -> Money:
 
     paid = money(opened.ledger)
     if not as_json:
-        tables.print_funnel(_console(), opened.ledger)
-        tables.print_money(_console(), opened.ledger, paid)
+        tables.print_funnel(console(), opened.ledger)
+        tables.print_money(console(), opened.ledger, paid)
     return paid
 
 
@@ -705,7 +649,7 @@ def _tell_left_out(opened: Run) -> None:
     """What a cap left out, and what to do about it."""
     for round in opened.ledger.rounds():
         if capped := _ended(opened, round, "over_budget"):
-            _say(
+            say(
                 f"round {round}: {len(capped)} tasks are left out ({capped[0]}); "
                 "raise budget_usd and run it again to go on"
             )
@@ -736,7 +680,7 @@ def _run_all(config: Config, as_json: bool) -> None:
     from persd.report.results import results
 
     started = time.monotonic()
-    with _progress() as progress, _open(config, progress) as opened, _stoppable(opened):
+    with watched() as progress, _open(config, progress) as opened, _stoppable(opened):
         run_all(opened)
         progress.close()
         opened.ledger.flush()
@@ -744,16 +688,16 @@ def _run_all(config: Config, as_json: bool) -> None:
         _tell_left_out(opened)
         for number in opened.ledger.rounds():
             if silent := _ended(opened, number, "unavailable"):
-                _say(f"round {number}: {len(silent)} tasks got no answer ({silent[0]})")
+                say(f"round {number}: {len(silent)} tasks got no answer ({silent[0]})")
         rows = results(opened.ledger)
         if not as_json:
-            tables.print_results(_console(), opened.ledger)
+            tables.print_results(console(), opened.ledger)
     path = reports.write(Path(config.run.dir))
     seconds = round(time.monotonic() - started, 1)
     if as_json:
-        _print_json({**totals, "rows": rows, "seconds": seconds, "report": str(path)})
+        print_json({**totals, "rows": rows, "seconds": seconds, "report": str(path)})
     else:
-        _say(f"{seconds:.0f} s, {totals['usd_text']}; report: {path}")
+        say(f"{seconds:.0f} s, {totals['usd_text']}; report: {path}")
 
 
 def _plan_experiment(grid: Grid, as_json: bool) -> None:
@@ -761,9 +705,9 @@ def _plan_experiment(grid: Grid, as_json: bool) -> None:
 
     found = page.dry_run(grid)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        tables.print_plan(_console(), found)
+        tables.print_plan(console(), found)
 
 
 def _run_experiment(
@@ -777,24 +721,24 @@ def _run_experiment(
     report = out or grid.dir / page.REPORT
     refuse_target(report, "the report")
     started = time.monotonic()
-    with _progress() as progress:
+    with watched() as progress:
         cells = run_grid(grid, workers=workers, unsafe=unsafe, progress=progress)
     found = page.results(grid, cells, time.monotonic() - started, report)
     page.write_results(grid, found)
     page.write_report(grid, cells, found)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        tables.print_results(_console(), found)
-        _say(f"{found['seconds']:.0f} s, {usd(found['usd'])}; report: {report}")
+        tables.print_results(console(), found)
+        say(f"{found['seconds']:.0f} s, {usd(found['usd'])}; report: {report}")
 
 
 def _tell_best(result: Mapping[str, Any]) -> None:
     """Which weights the held-out tasks have chosen."""
     early = f", stopped after {result['steps']}" if result["stopped_early"] else ""
-    _say(f"kept step {result['best_step']} (held out {result['best_held_out']:.3f}){early}")
+    say(f"kept step {result['best_step']} (held out {result['best_held_out']:.3f}){early}")
     if result["stopped_early"] and result["best_step"] * 2 <= result["steps"]:
-        _say("the held-out tasks were learnt no better after that: a lower train.lr may do better")
+        say("the held-out tasks were learnt no better after that: a lower train.lr may do better")
 
 
 def _refuse_untrainable(config: Config) -> None:
@@ -831,10 +775,10 @@ def _stoppable(opened: Run) -> Iterator[None]:
     def asked(number: int, frame: object) -> None:
         waited_for = opened.stop()
         if waited_for is not None:
-            _say(f"stopping once {waited_for}; again to stop now")
+            say(f"stopping once {waited_for}; again to stop now")
         elif opened.stopping.is_set():
             opened.progress.abandon()
-            _say(f"left {opened.traffic.in_flight} calls under way, which count as paid for")
+            say(f"left {opened.traffic.in_flight} calls under way, which count as paid for")
             os._exit(_INTERRUPTED)  # as safe as any other death: what came is in the ledger
         else:
             raise KeyboardInterrupt
@@ -855,7 +799,7 @@ def _dry_run(config: Config, as_json: bool) -> None:
 
     found = dry_run(config)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     forecast = found.pop("forecast")
     for name, value in found.items():
@@ -865,39 +809,6 @@ def _dry_run(config: Config, as_json: bool) -> None:
         shown = ", ".join("none" if item is None else str(item) for item in items)
         print(f"{name.replace('_', ' '):24} {shown or 'none'}")
     _print_forecast(forecast)
-
-
-def _progress() -> Progress:
-    from persd.progress import progress_for
-
-    return progress_for(sys.stderr)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=True))
-
-
-def _say(text: str) -> None:
-    from persd.report.text import visible
-
-    print(visible(text), file=sys.stderr, flush=True)
-
-
-def _hint(command: str) -> None:
-    _say(f"next: {command}")
-
-
-def _fail(text: str, code: int) -> None:
-    from persd.report.text import visible
-
-    print(f"persd: {visible(text)}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 @app.callback(invoke_without_command=True)

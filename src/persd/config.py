@@ -65,6 +65,89 @@ class RunTable(_Table):
         return self.promote or self.variants[-1]
 
 
+Way = Literal["deeper", "constraint", "input", "misdirection"]
+"""How a task is rewritten (Evol-Instruct: Xu et al. 2023; for code: Luo et al. 2023): more steps
+of reasoning, one more requirement, another type of input, or wrong code as misdirection."""
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+class GenerateTable(_Table):
+    """Tasks written by a teacher (self-instruct: Wang et al. 2022; PERsD, section 4.1)."""
+
+    count: int = Field(ge=1, le=10**7)
+    """Tasks wanted: asked for until so many are accepted, the money is spent, or nothing comes."""
+    seeds: str = Field(default="mbpp", min_length=1)
+    """Where the examples come from: ``mbpp`` (its 374 training tasks), another source, or a task
+    file."""
+    path: str | None = None
+    """Local file of a source of ``seeds``; None: the Hub."""
+    evolve: str | None = Field(default=None, min_length=1)
+    """Rewrite tasks in place of writing new ones: those that the student of a run (its folder)
+    failed, or those of a task file by their pass rates (``persd tasks difficulty``)."""
+    ways: list[Way] = Field(default=list(WAYS), min_length=1)
+    """The ways of rewriting that take turns."""
+    author: int = Field(default=0, ge=0)
+    """Which of the teachers writes, from 0."""
+    shots: int = Field(default=3, ge=1, le=20)
+    """Seeds shown with a question."""
+    per_call: int = Field(default=2, ge=1, le=20)
+    """Tasks wanted of one reply."""
+    topics: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=1)
+    """What tasks are about, in turn; None: a list of some forty (``pool.steer``)."""
+    difficulties: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, min_length=1
+    )
+    """How hard they are to be, in turn; None: four grades."""
+    calls: int = Field(default=8, ge=2, le=100)
+    """Calls wanted for a task."""
+    seen: int = Field(default=3, ge=0, le=20)
+    """Tests that may be shown; the others are hidden."""
+    least_tests: int = Field(default=3, ge=1, le=100)
+    """Hidden tests that a task must have."""
+    mutants: int = Field(default=6, ge=0, le=100)
+    """Changed copies of the reference that its tests are tried on, at most."""
+    kills: float = Field(default=0.5, ge=0, le=1)
+    """Share of them that the hidden tests must notice."""
+    words: tuple[int, int] = (4, 400)
+    """Least and most words of an instruction."""
+    lines: tuple[int, int] = (1, 80)
+    """Least and most lines of a reference, beside its header."""
+    language: bool = True
+    """Refuse instructions that are not English prose."""
+    against: list[Annotated[str, Field(min_length=1)]] = []
+    """Benchmarks whose tasks are kept out, beside those of [evaluate]."""
+    data: dict[str, str] = {}
+    """Local file of a benchmark of ``against``, by its name."""
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=3000, ge=1)
+    """Of a reply."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> GenerateTable:
+        for name in ("words", "lines"):
+            least, most = getattr(self, name)
+            if not 0 <= least <= most:
+                raise ValueError(f"{name} = [{least}, {most}]: the least, then the most")
+        if self.calls < self.seen + self.least_tests:
+            raise ValueError(
+                f"calls = {self.calls} are fewer than seen = {self.seen} and "
+                f"least_tests = {self.least_tests} together"
+            )
+        return self
+
+
+class DifficultyTable(_Table):
+    """How hard each task is for the student, measured before the pool is chosen."""
+
+    samples: int = Field(default=0, ge=0, le=1000)
+    """Attempts at each task, as the student's table says; 0: not measured, but pass rates that
+    the tasks bring along (``persd tasks difficulty``) still order them where ``select`` says so."""
+    select: Literal["none", "learnable"] = "learnable"
+    """``learnable``: tasks solved now and then come first, those never solved after them, those
+    always solved are left out; ``tasks.limit`` takes the first of these. ``none``: their order."""
+
+
 class TasksTable(_Table):
     """Where tasks come from."""
 
@@ -77,6 +160,7 @@ class TasksTable(_Table):
         "persdistill",
         "lab",
         "jsonl",
+        "generate",
     ]
     path: str | None = None
     """A local file (jsonl, humaneval, mbpp) or folder (persdistill); None: the Hub."""
@@ -88,6 +172,16 @@ class TasksTable(_Table):
     """Tasks to take; None: all (lab: 300)."""
     decontaminate: bool = True
     """Keep near-twins of the tasks of [evaluate] benchmarks out of the pool (``screen``)."""
+    generate: GenerateTable | None = None
+    """Of source ``generate``: how the tasks are written."""
+    difficulty: DifficultyTable | None = None
+    """Choose the pool by the student's pass rates; None: take the tasks as they come."""
+
+    @model_validator(mode="after")
+    def _says_how(self) -> TasksTable:
+        if (self.source == "generate") != (self.generate is not None):
+            raise ValueError('tasks.source = "generate" and a table [tasks.generate] go together')
+        return self
 
 
 class Endpoint(_Table):
@@ -390,6 +484,12 @@ class Config(_Table):
         needs = [v for v in self.run.variants if v not in ("persd", "persd-refine")]
         if needs and self.teacher[0].direct == "none":
             raise ValueError(f'variant {needs[0]} needs direct answers, teacher.direct = "none"')
+        written = self.tasks.generate
+        if written is not None and written.author >= len(self.teacher):
+            raise ValueError(
+                f"tasks.generate.author = {written.author}, of {len(self.teacher)} teachers "
+                "(the first is 0)"
+            )
         if self.run.promote and self.run.promote not in self.run.variants:
             raise ValueError(f"run.promote = {self.run.promote!r} is not among run.variants")
         asked: list[tuple[Role, Endpoint]] = [("student", self.student)]

@@ -168,6 +168,7 @@ def solution_of(answer: Answer, author: str) -> Solution:
     """What an answer amounts to: the reply and the program in it."""
     request, completion = answer.request, answer.completion
     assert completion is not None, "an answer that is missing is no solution"
+    assert request.purpose in ("attempt", "direct", "refinement"), "the others ask for no program"
     parsed = parse_reply(request.task, completion.text)
     # a teacher's reply that is cut, filtered or rejected is never taken for code
     usable = request.purpose == "attempt" or completion.finish == "stop"

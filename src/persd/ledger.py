@@ -29,6 +29,7 @@ from persd.records import (
     Batch,
     BatchRow,
     Call,
+    Candidate,
     Checkpoint,
     Completion,
     Evaluation,
@@ -49,6 +50,7 @@ from persd.rows import (
     BATCH_ROWS,
     BATCHES,
     CALLS,
+    CANDIDATES,
     CHECKPOINTS,
     EVALUATIONS,
     EXAMPLES,
@@ -70,9 +72,9 @@ from persd.rows import (
 )
 
 #: 2 added ``tries`` and ``solutions.closeness``; 3 ``control``, ``calls`` and ``outcomes`` of
-#: evaluations; 4 ``steps``.
-SCHEMA_VERSION = "4"
-_OLDER = ("1", "2", "3")
+#: evaluations; 4 ``steps``; 5 ``candidates``.
+SCHEMA_VERSION = "5"
+_OLDER = ("1", "2", "3", "4")
 FILE_NAME = "ledger.sqlite"
 #: Longest time derived records wait for a commit, in seconds.
 COMMIT_EVERY = 0.5
@@ -435,6 +437,10 @@ class Ledger:
     def add_evaluation(self, evaluation: Evaluation) -> None:
         self._insert(EVALUATIONS, [evaluation], durable=True, replace=True)
 
+    def add_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Store what was decided on proposed tasks; one that is decided again takes its place."""
+        self._insert(CANDIDATES, candidates, replace=True)
+
     # -- reading ----------------------------------------------------------------------
 
     def _all(self, cls: type[R], sql: str, args: Sequence[Any] = ()) -> list[R]:
@@ -559,6 +565,20 @@ class Ledger:
 
     def evaluations(self) -> list[Evaluation]:
         return self._all(Evaluation, "SELECT * FROM evaluations ORDER BY rowid")
+
+    def candidate(self, candidate_id: str) -> Candidate | None:
+        sql = "SELECT * FROM candidates WHERE candidate_id = ?"
+        return self._one(Candidate, sql, (candidate_id,))
+
+    def candidates(self, **where: Any) -> list[Candidate]:
+        """Proposed tasks by the values of columns, in the order they were decided."""
+        sql = f"SELECT * FROM candidates WHERE {_by(where)} ORDER BY position, rowid"
+        return self._all(Candidate, sql, tuple(where.values()))
+
+    def count_candidates(self) -> dict[str, int]:
+        """How many proposed tasks ended in each state."""
+        rows = self.query("SELECT state, COUNT(*) AS n FROM candidates GROUP BY state")
+        return {str(row["state"]): int(row["n"]) for row in rows}
 
     def spent(self, **where: str) -> float:
         """USD of the stored calls, by the values of columns; unknown costs count as 0 here."""

@@ -206,11 +206,42 @@ def plain_text(messages: Sequence[Message]) -> str:
     return "\n\n".join(m.content for m in messages)
 
 
+Purpose = Literal[
+    "attempt",
+    "direct",
+    "refinement",
+    "task",  # write new tasks, from seeds or around a task (``Request.brief``)
+    "calls",  # more calls for a task whose tests are too weak
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a question for tasks asks for: the structure behind its text."""
+
+    number: int
+    """Which question it is, from 0; what it asks follows from it and the seed alone."""
+    count: int
+    """Tasks wanted of one reply."""
+    calls: int
+    """Calls wanted for each."""
+    shown: tuple[Task, ...] = ()
+    """Seeds shown as examples."""
+    topic: str = ""
+    difficulty: str = ""
+    way: str = ""
+    """How a task is to be rewritten (``config.Way``); empty: a new one."""
+    parent: Task | None = None
+    """The task that is rewritten, or (purpose ``calls``) that wants more calls."""
+    wrong: str | None = None
+    """A program that is wrong for the parent: a student's attempt, or one that passes its tests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One question to one model, and the structure behind its text."""
 
-    purpose: Literal["attempt", "direct", "refinement"]
+    purpose: Purpose
     messages: tuple[Message, ...]
     """A chat; a plain completion is the one user message, taken as the prompt."""
     task: Task
@@ -232,11 +263,85 @@ class Request:
     """Which try it is, over all teachers of a cascade."""
     own_attempt: int = 0
     """Which of this teacher's own tries it is, from 1; 0: ``attempt`` says it."""
+    brief: Brief | None = None
+    """What tasks are asked for (purposes ``task`` and ``calls`` only)."""
 
     @property
     def prompt(self) -> str:
         """The text a plain-completion model continues: a chat's turns, one after the other."""
         return plain_text(self.messages)
+
+
+CandidateState = Literal[
+    "accepted",
+    # the reply
+    "no_task",  # a reply, or a part of it, that holds no task that can be read
+    "cut",  # the reply ended within the task
+    # its form
+    "syntax",  # the reference does not compile
+    "no_function",  # it defines no function that the calls call, or one that cannot be a task
+    "instruction_size",  # too few words, or too many
+    "reference_size",
+    "language",  # the instruction is not English prose
+    "bad_calls",  # too few calls of the entry point with arguments that are plain data
+    # what the reference does when it is run
+    "reference_fails",  # it raises, or does not define what it should
+    "too_slow",  # it runs into the limits
+    "not_plain",  # what it returns is no plain data
+    "silent",  # it returns None and prints nothing
+    "mutates_input",
+    "non_deterministic",  # random numbers, the order of hashes, addresses
+    "time_dependent",  # it reads the clock, or gives other values at another time
+    "file_dependent",  # it uses files, the environment, input, processes or the network
+    # whether its tests can tell right from wrong
+    "constant",  # all tests expect the same
+    "stub_passes",  # a function that does nothing, or gives back its argument, passes
+    "weak_tests",  # too few changed copies of the reference fail, more calls or not
+    # whether it is new
+    "near_duplicate",  # of a seed, or of a task accepted before
+    "contaminated",  # of a benchmark's task
+    "not_run",  # the sandbox could not run it: screened again by the next run
+]
+CANDIDATE_STATES: tuple[str, ...] = get_args(CandidateState)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A task as it stands in a reply."""
+
+    instruction: str
+    code: str
+    """The reference, whole; as told, perhaps no program at all."""
+    calls: tuple[str, ...] = ()
+    """Source of one call each; as told."""
+    entry_point: str = ""
+    """Function that the reply says is called; empty: it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposed task, and what the screening made of it."""
+
+    candidate_id: str
+    call_id: str
+    """The call whose reply proposed it."""
+    number: int
+    """The question's (``Brief.number``)."""
+    place: int
+    """In its reply, from 0."""
+    state: CandidateState
+    detail: str
+    """Why, with the value or the match, for reading."""
+    proposal: Proposal
+    task: Task | None = None
+    """The task it became; None: it was rejected."""
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    """``origin`` ("seeds" or "evolved"), ``seeds`` shown (ids), ``topic``, ``difficulty``, ``way``,
+    ``parent`` (id), ``model``, ``call`` (id), ``usd``: its share of what the call cost, or None."""
+    position: int = 0
+    """The order in which candidates were decided."""
+    asked_again: bool = False
+    """More calls were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from persd.records import (
     Batch,
     BatchRow,
     Call,
+    Candidate,
     Checkpoint,
     Evaluation,
     Example,
@@ -50,6 +51,7 @@ REJECTED = Table("rejected", Rejected, ("build", "task_id", "round", "form"), ("
 CHECKPOINTS = Table("checkpoints", Checkpoint, ("checkpoint_id",))
 STEPS = Table("steps", Step, ("data_hash", "step"), ("data_hash",))
 EVALUATIONS = Table("evaluations", Evaluation, ("evaluation_id",))
+CANDIDATES = Table("candidates", Candidate, ("candidate_id",))
 TABLES = (
     TASKS,
     CALLS,
@@ -64,6 +66,7 @@ TABLES = (
     CHECKPOINTS,
     STEPS,
     EVALUATIONS,
+    CANDIDATES,
 )
 
 
