@@ -500,6 +500,34 @@ def test_chance_that_does_not_show_is_no_problem(box: Sandbox) -> None:
     assert check(box, [a_task(body)])["problems"] == []
 
 
+SAME = tuple(Test(f"double({n})", str(2 * n)) for n in (1, 2, 3))
+CONDUCT = {
+    "mutates_input": a_task("    n.sort()\n    return n\n", tests=(
+        Test("double([2, 1])", "[1, 2]"), Test("double([1, 3])", "[1, 3]"))),
+    "file_dependent": a_task("    import os\n    os.getcwd()\n    return 2 * n\n", tests=SAME),
+    "time_dependent": a_task("    import time\n    time.time()\n    return 2 * n\n", tests=SAME),
+    "non_deterministic": replace(
+        a_task(tests=(), test_code="def check(c):\n    assert round(c(2)) == 4\n"
+               "    assert round(c(3)) == 6\n"),
+        reference="m = []\ndef double(n):\n    m.append(n)\n    return 2 * n + len(m) / 1e9\n"),
+    "silent": a_task("    n += 1\n", tests=(
+        Test("double(1)", "None"), Test("double(2)", "None"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", CONDUCT)
+def test_a_reference_that_is_no_function_of_its_arguments_is_named(
+    box: Sandbox, reason: str
+) -> None:
+    report = check(box, [CONDUCT[reason], a_task()])
+    assert reason in reasons(report)
+    assert report["ok"] == 1
+    quirks = check(box, [CONDUCT[reason]], benchmark=True)
+    where = "problems" if reason == "silent" else "warnings"
+    assert reason in reasons(quirks, where)
+    assert (quirks["ok"] == 1) == (reason != "silent")
+
+
 def test_test_code_is_checked_too(box: Sandbox) -> None:
     code = "def check(candidate):\n    assert candidate(2) > 3\n    assert candidate(-1) < -1\n"
     assert check(box, [a_task(tests=(), test_code=code)])["problems"] == []
@@ -512,7 +540,8 @@ def test_warnings_are_no_problems(box: Sandbox) -> None:
     assert (reasons(report, "warnings"), report["ok"]) == (["no_reference"], 1)
     report = check(box, [a_task(tests=())])
     assert (reasons(report, "warnings"), report["ok"]) == (["untested"], 1)
-    loose = a_task("    if n > 99:\n        return 1 + n * 5 - 3\n    return 2 * n\n")
+    loose = a_task("    if n > 99:\n        n = n * 5\n        n -= 3\n        n += 1\n"
+                   "        return n\n    return 2 * n\n")  # fmt: skip
     assert reasons(check(box, [loose]), "warnings") == ["weak_tests"]
 
 

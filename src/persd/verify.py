@@ -198,7 +198,7 @@ def _one_verdict(job: Job, references: References, seed: int) -> Steps:
 
 
 def _run(job: Job, limits: Limits, seed: int) -> Steps:
-    program = _program(job, limits, seed)
+    program = program_of(job, limits, seed)
     outcome = yield program
     verdict = judge(job, outcome, limits)
     if not outcome.shared or verdict.passed:
@@ -210,12 +210,13 @@ def _run(job: Job, limits: Limits, seed: int) -> Steps:
 def _measure(job: Job, references: References) -> Generator[Program, Outcome, None]:
     """Run the task's reference with time to spare, to learn what these tests cost."""
     known, limits = replace(job, code=job.task.reference or ""), measuring(job)
-    outcome = yield _program(known, limits, 0)
+    outcome = yield program_of(known, limits, 0)
     passed = judge(known, outcome, limits).passed
     references.put(job, outcome if passed else None)
 
 
-def _program(job: Job, limits: Limits, seed: int) -> Program:
+def program_of(job: Job, limits: Limits, seed: int = 0) -> Program:
+    """What the sandbox is to run of a job."""
     return Program(
         source=job.code,
         entry_point=job.task.entry_point,

@@ -2,28 +2,33 @@
 
 A reference that fails its own tests, a stub that passes them, an answer that changes from
 run to run and a reference that always answers the same are problems of the task, not of a
-student; so is a row that is no task. That the tests kill few mutants of the reference is a
-warning.
+student; so is a row that is no task, and a reference that is no function of its arguments (it
+reads the clock or files, changes what it is given, depends on chance: ``persd.pool.observing``,
+as for tasks that are written for us). That the tests kill few mutants of the reference is a
+warning, and so is a quirk of a benchmark's reference that leaves its tests right.
 """
 
 from __future__ import annotations
 
+import ast
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from persd.domains.align import Misaligned, read_header
 from persd.domains.prompts import feedback
 from persd.errors import UserError
+from persd.pool.lanes import Steps, in_lanes
+from persd.pool.observing import Subject, Watched, more_hashes, watching
 from persd.progress import Progress
 from persd.records import Task, Test, Verdict
 from persd.sandbox import Limits, Sandbox
-from persd.tasks import MBPP, Split, load, read
-from persd.tasks.mutants import mutants
-from persd.tasks.rows import Fault, Wrong, whole_program
+from persd.sandbox.compare import literal
+from persd.tasks import BENCHMARKS, MBPP, Split, load, read
+from persd.tasks.mutants import mutants, stubs
+from persd.tasks.rows import Fault
 from persd.verify import Job, verify
 
 #: A reference is given more time than an answer: that it is slow is not that it is wrong.
@@ -34,16 +39,41 @@ WEAK = 0.5
 
 
 def check_source(
-    source: str, data: Path | None, limit: int | None, progress: Progress, *, unsafe: bool = False
+    source: str,
+    data: Path | None,
+    limit: int | None,
+    progress: Progress,
+    *,
+    against: Sequence[str] = (),
+    unsafe: bool = False,
 ) -> dict[str, Any]:
     """``check`` on a source by name (both splits of MBPP) or on a task file. ``unsafe``: also
     where nothing keeps programs from the user's files.
 
+    Gives ``near_duplicates``, too: [{"task_id", "of", "measure", "alike", "shared"}], tasks that
+    are an earlier one again; and ``overlap``, where there are benchmarks it is to be held
+    ``against`` (``pool.files.read_against``): ``overlap_report``. Neither is a problem of a task.
     Raises UserError for an unknown source or a file that cannot be read or holds no task.
     """
+    from persd.overlap import Report
+    from persd.pool.divide import Groups
+    from persd.pool.files import read_against
+
+    groups, report = Groups(), Report(read_against(against, unsafe=unsafe))
+
+    def noted(items: Iterable[Task | Fault]) -> Iterator[Task | Fault]:
+        for item in items:
+            if isinstance(item, Task):
+                groups.add(item)
+                report.add(item)
+            yield item
+
     progress.stage("tasks", limit)
     with Sandbox(unsafe=unsafe) as box:
-        return check(box, items_of(source, data, limit, unsafe=unsafe), progress)
+        items = noted(items_of(source, data, limit, unsafe=unsafe))
+        found = check(box, items, progress, benchmark=source in BENCHMARKS)
+    found["near_duplicates"] = groups.joined
+    return found | ({"overlap": report.plain()} if against else {})
 
 
 def items_of(
@@ -79,22 +109,29 @@ def items_of(
 
 
 def check(
-    box: Sandbox, items: Iterable[Task | Fault] | str, progress: Progress | None = None
+    box: Sandbox,
+    items: Iterable[Task | Fault] | str,
+    progress: Progress | None = None,
+    *,
+    benchmark: bool = False,
 ) -> dict[str, Any]:
     """{"tasks", "ok", "problems": [{"task_id", "reason", "detail"}], "warnings": [the same]}.
 
     ``items`` are tasks and faults, or a task file. Reasons of a problem: those of a Fault,
-    ``reference_fails``, ``seen_test_fails``, ``flaky``, ``constant``, ``stub_passes``,
-    ``not_run``; of a warning: ``seen_test_fails`` (of an example found in a docstring),
-    ``no_reference``, ``untested``, ``left_out`` (inputs whose outcome is not known), ``slow``,
-    ``weak_tests``.
+    ``reference_fails``, ``seen_test_fails``, ``flaky``, ``silent``, ``constant``,
+    ``stub_passes``, ``not_run``, and of references whose tests hold all the same
+    ``file_dependent``, ``time_dependent``, ``non_deterministic``, ``mutates_input`` (of a
+    ``benchmark`` these four are warnings); of a warning: ``seen_test_fails`` (of an example found
+    in a docstring), ``no_reference``, ``untested``, ``left_out`` (inputs whose outcome is not
+    known), ``slow``, ``weak_tests``.
     """
     findings = _Findings()
     rows = read("jsonl", path=items) if isinstance(items, str) else items
     with Sandbox(workers=box.workers, unsafe=box.unsafe, seed=_OTHER_HASHES) as elsewhere:
-        for case in _again(elsewhere, _probed(box, rows, findings)):
+        cases = _again(elsewhere, _probed(box, rows, findings))
+        for case in _watched([box, elsewhere, *more_hashes(elsewhere)], cases):
             before = len(findings.problems)
-            _judge(case, findings)
+            _judge(case, findings, benchmark)
             findings.bad += len(findings.problems) > before
             if progress:
                 progress.step()
@@ -136,6 +173,63 @@ def _again(elsewhere: Sandbox, cases: Iterator[_Case]) -> Iterator[_Case]:
         waiting[0].elsewhere = verdict
         yield waiting.popleft()
     yield from waiting
+
+
+def _watched(boxes: list[Sandbox], cases: Iterator[_Case]) -> Iterator[_Case]:
+    """The cases in order; what a reference that passes does beside that has been looked at."""
+
+    def begin(case: _Case) -> Steps[Watched | None]:
+        calls = _calls(case.task) if case.sound else ()
+        if not calls:
+            return None
+        task = case.task
+        subject = Subject(
+            task.reference or "", task.entry_point, calls, task.setup, REFERENCE_LIMITS
+        )
+        return (yield from watching(subject))
+
+    for case, found in in_lanes(boxes, ((case, case) for case in cases), begin):
+        case.watched = found
+        yield case
+
+
+#: Calls of a task that its reference is looked at with.
+_CALLS = 12
+
+
+def _calls(task: Task) -> tuple[str, ...]:
+    """Calls of the entry point with literal arguments, as they stand in its tests."""
+    found: dict[str, None] = {}
+    for test in (*task.tests[:_CALLS], *task.seen_tests):
+        found |= dict.fromkeys(_calls_in(test.call, task.entry_point, task.entry_point))
+    if task.test_code is not None:
+        found |= dict.fromkeys(_calls_in(task.test_code, "", task.entry_point))
+    return tuple(found)[:_CALLS]
+
+
+def _calls_in(text: str, name: str, entry_point: str) -> Iterator[str]:
+    """Those of ``name`` (empty: of what ``check`` is given) in a text, as calls of the entry
+    point."""
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip())))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    checks = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == "check"]
+    names = {name} if name else {n.args.args[0].arg for n in checks if n.args.args}
+    calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    for call in calls:
+        if call.func.id in names and _is_plain(call):  # type: ignore[attr-defined]
+            yield f"{entry_point}({ast.unparse(call).partition('(')[2]}"
+
+
+def _is_plain(call: ast.Call) -> bool:
+    """Whether all its arguments are literals."""
+    try:
+        for value in (*call.args, *(k.value for k in call.keywords)):
+            literal(value)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return all(k.arg for k in call.keywords)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +324,8 @@ class _Case:
     verdicts: list[Verdict] = field(default_factory=list)
     elsewhere: Verdict | None = None
     """On a reference that passed, with other hashes and random numbers."""
+    watched: Watched | None = None
+    """What else it does; None: nobody looked."""
 
     @property
     def sound(self) -> bool:
@@ -269,7 +365,7 @@ def _jobs(
 def _probes(task: Task) -> list[tuple[str, Job]]:
     if not task.tested:
         return []
-    probes = [("stub", Job(what, task, code)) for what, code in _stubs(task)]
+    probes = [("stub", Job(what, task, code)) for what, code in stubs(task)]
     reference = task.reference
     if reference is None:
         return probes
@@ -281,25 +377,6 @@ def _probes(task: Task) -> list[tuple[str, Job]]:
     for code in mutants(reference):
         probes.append(("mutant", Job("mutant", task, code, "hidden", MUTANT_LIMITS, True)))
     return probes
-
-
-def _stubs(task: Task) -> Iterator[tuple[str, str]]:
-    """Programs that solve nothing: what they do, and the program."""
-    try:
-        header = read_header(task)
-    except Misaligned:
-        return
-    args = header.function.args
-    names = [a.arg for a in (*args.posonlyargs, *args.args)]
-    bodies = {"returns None": "pass"}
-    if names:
-        bodies["returns its first argument"] = f"return {names[0]}"
-    for what, body in bodies.items():
-        try:
-            completion = f"{header.indent or ' ' * 4}{body}\n"
-            yield what, whole_program(task, task.header + completion)
-        except Wrong:
-            continue
 
 
 # ---- what it shows ---------------------------------------------------------------------------
@@ -326,7 +403,7 @@ class _Findings:
         }
 
 
-def _judge(case: _Case, findings: _Findings) -> None:
+def _judge(case: _Case, findings: _Findings, benchmark: bool) -> None:
     task_id = case.task.task_id
     for (name, job), verdict in zip(case.probes, case.verdicts, strict=True):
         if verdict.status == "not_run":
@@ -345,12 +422,30 @@ def _judge(case: _Case, findings: _Findings) -> None:
         findings.problem(task_id, reason, changed or _said(references[0]))
         return
     _judge_seen(case, findings)
+    if _judge_conduct(case, findings, benchmark):
+        return
     answers = [r for v in (*references[:1], *case.named("seen")) for r in v.results]
     same = {(r.actual, r.stdout) for r in answers}
     if len({r.call for r in answers}) > 1 and len(same) == 1:
         detail = f"the reference answers {answers[0].actual} to all {len(answers)} tests"
         findings.problem(task_id, "constant", detail)
     _judge_strength(case, references[0], findings)
+
+
+def _judge_conduct(case: _Case, findings: _Findings, benchmark: bool) -> bool:
+    """What is wrong with a reference that passes; whether its answers say nothing at all."""
+    task_id, watched = case.task.task_id, case.watched or Watched()
+    found = watched.rejection
+    if found is not None and found.state in _QUIRKS:
+        (findings.warn if benchmark else findings.problem)(task_id, found.state, found.detail)
+    silent = bool(watched.answers) and all(answer.is_silent for answer in watched.answers)
+    if silent and found is None:
+        detail = f"the reference returns None and prints nothing in {len(watched.answers)} calls"
+        findings.problem(task_id, "silent", detail)
+    return silent and found is None
+
+
+_QUIRKS = ("file_dependent", "time_dependent", "non_deterministic", "mutates_input")
 
 
 def _judge_seen(case: _Case, findings: _Findings) -> None:
