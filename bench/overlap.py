@@ -63,7 +63,7 @@ def measured(data: Path, size: int) -> dict[str, Any]:
         "humaneval": _read("humaneval", data / "humaneval" / "HumanEval.jsonl.gz"),
         "mbpp": _read("mbpp", data / "mbpp" / "mbpp.jsonl"),
     }
-    train = _Timed(_synthetic(list(release), size) if size else release)
+    train = Timed(synthetic_tasks(list(release), size) if size else release)
     began = time.process_time()
     report = overlap_report(train, benchmarks)
     seconds = time.process_time() - began - train.seconds
@@ -72,7 +72,7 @@ def measured(data: Path, size: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "ms_a_task": round(1000 * seconds / report["train_tasks"], 2),
         "making": round(train.seconds, 1),
-        "peak_mb": round(_peak_mb()),
+        "peak_mb": round(peak_mb()),
         "benchmarks": {name: _told(row) for name, row in report["benchmarks"].items()},
     }
 
@@ -99,7 +99,7 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Timed:
+class Timed:
     """A stream of tasks, and the CPU seconds that making them took."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
@@ -116,7 +116,7 @@ class _Timed:
             yield task
 
 
-def _synthetic(known: Sequence[Task], size: int) -> Iterator[Task]:
+def synthetic_tasks(known: Sequence[Task], size: int) -> Iterator[Task]:
     draw = random.Random(0)
     for number in range(size):
         first, second, program = draw.choices(known, k=3)
@@ -124,7 +124,7 @@ def _synthetic(known: Sequence[Task], size: int) -> Iterator[Task]:
         yield replace(program, task_id=f"synthetic-{number}", instruction=" ".join(words))
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 

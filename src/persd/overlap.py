@@ -111,11 +111,11 @@ _WORD = re.compile(r"[^\W_]+")
 
 def word_shingles(words: Sequence[str]) -> frozenset[Hashable]:
     """Content words, without the s of a plural, and pairs of neighbours among them."""
-    content = [_singular(w) for w in words if w not in _LEAD]
+    content = [singular(w) for w in words if w not in LEAD]
     return frozenset([*content, *pairwise(content)])
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
@@ -150,18 +150,19 @@ def read_program(source: str) -> Program | None:
         nodes = _Nodes(kept).found
     except (SyntaxError, RecursionError):
         return None
-    flat = [_OWN.sub("$", n) for n in nodes if n != _END]
+    flat = [OWN.sub("$", n) for n in nodes if n != END]
     runs = range(max(1, len(flat) - _SHINGLE + 1))
     shingles = frozenset(tuple(flat[i : i + _SHINGLE]) for i in runs)
     return Program(tuple(nodes), shingles, len(flat)) if flat else None
 
 
-_END = ")"
-_OWN = re.compile(r"\$\d+")
+#: What a tree has after the last child of a node, and what it has for an own name.
+END = ")"
+OWN = re.compile(r"\$\d+")
 
 
 class _Nodes(ast.NodeVisitor):
-    """The nodes of some definitions in order, ``_END`` after the last child of each."""
+    """The nodes of some definitions in order, ``END`` after the last child of each."""
 
     def __init__(self, definitions: Sequence[ast.AST]) -> None:
         self.found: list[str] = []
@@ -178,7 +179,7 @@ class _Nodes(ast.NodeVisitor):
         for child in children:
             if child is not None:
                 self.visit(child)
-        self.found.append(_END)
+        self.found.append(END)
 
     def generic_visit(self, node: ast.AST) -> None:
         self._put(type(node).__name__, *ast.iter_child_nodes(node))
@@ -197,6 +198,11 @@ class _Nodes(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._put(f".{node.attr}", node.value)
+
+    def visit_Slice(self, node: ast.Slice) -> None:
+        bounds = {"lower": node.lower, "upper": node.upper, "step": node.step}
+        given = [name for name, bound in bounds.items() if bound is not None]
+        self._put(" ".join(["Slice", *given]), *bounds.values())
 
     def visit_Load(self, node: ast.Load) -> None:
         """Says nothing; nor do the other contexts, imports and bare strings."""
@@ -272,7 +278,7 @@ class _Features:
 
 def _features(task: Task) -> _Features:
     words = normalise(prose(task))
-    lead = next((i for i, w in enumerate(words) if w not in _LEAD), 0)
+    lead = next((i for i, w in enumerate(words) if w not in LEAD), 0)
     return _Features(words[lead:], word_shingles(words), program_of(task))
 
 
@@ -344,7 +350,7 @@ def _shown(measure: Measure, own: _Features, theirs: _Features, run: list[str]) 
         shared = _longest_run(list(own.program.tree), list(theirs.program.tree))
     else:
         words = own.shingles & theirs.shingles
-        shared = [w for w in dict.fromkeys(own.words) if _singular(w) in words]
+        shared = [w for w in dict.fromkeys(own.words) if singular(w) in words]
     return shorten(" ".join(shared), _SHOWN)
 
 
@@ -358,7 +364,7 @@ def _longest_run(a: list[str], b: list[str]) -> list[str]:
 
 
 #: What instructions are introduced with, which says nothing of what is asked.
-_LEAD = frozenset(
+LEAD = frozenset(
     normalise(
         "a an the please write create develop construct generate design build implement compose "
         "make formulate define devise code produce edit modify python function program script "
@@ -405,6 +411,30 @@ class _Tally:
             put(self.most, (match.alike, -self.pairs, task_id, match))
 
 
+class Report:
+    """``overlap_report`` of tasks as they come."""
+
+    def __init__(self, benchmarks: Mapping[str, Sequence[Task]], keep: int = 200) -> None:
+        self._benchmarks, self._keep = benchmarks, keep
+        self._overlap, self._count = Overlap(benchmarks), 0
+        self._tallies = {name: _Tally() for name in benchmarks}
+
+    def add(self, task: Task) -> list[Match]:
+        """Counts a training task; what it overlaps, the most alike first."""
+        self._count += 1
+        matches = self._overlap.matches(task)
+        found = defaultdict[str, list[Match]](list)
+        for match in matches:
+            found[match.benchmark].append(match)
+        for name, of_one in found.items():
+            self._tallies[name].add(task.task_id, of_one, self._keep)
+        return matches
+
+    def plain(self) -> dict[str, Any]:
+        rows = {name: _told(self._tallies[name], t) for name, t in self._benchmarks.items()}
+        return {"train_tasks": self._count, "benchmarks": rows}
+
+
 def overlap_report(
     train: Iterable[Task], benchmarks: Mapping[str, Sequence[Task]], keep: int = 200
 ) -> dict[str, Any]:
@@ -415,16 +445,10 @@ def overlap_report(
     ``pairs`` of the two; ``by_measure``: pairs by the measure that says it loudest; ``matches``:
     the ``keep`` pairs most alike, each {"train_id", "task_id", "measure", "alike", "shared"}.
     """
-    overlap, count = Overlap(benchmarks), 0
-    tallies = {name: _Tally() for name in benchmarks}
-    for count, task in enumerate(train, 1):  # noqa: B007
-        found = defaultdict[str, list[Match]](list)
-        for match in overlap.matches(task):
-            found[match.benchmark].append(match)
-        for name, matches in found.items():
-            tallies[name].add(task.task_id, matches, keep)
-    rows = {name: _told(tallies[name], tasks) for name, tasks in benchmarks.items()}
-    return {"train_tasks": count, "benchmarks": rows}
+    report = Report(benchmarks, keep)
+    for task in train:
+        report.add(task)
+    return report.plain()
 
 
 def _told(tally: _Tally, tasks: Sequence[Task]) -> dict[str, Any]:

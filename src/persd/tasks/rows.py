@@ -97,7 +97,7 @@ def read_rows(path: str | Path) -> Iterator[Row | Fault]:
     Raises UserError where the file cannot be read; gives a Fault for a line that is no
     JSON object.
     """
-    for number, line in _lines(Path(path)):
+    for number, line in lines_of(Path(path)):
         where = f"{path}:{number}"
         if not line.strip():
             continue
@@ -123,7 +123,11 @@ def _row(fields: Any, where: str) -> Row | Fault:
     return Fault("", "broken_json", detail, where, 'Write rows as {"task_id": ...}')
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, gzip or not, numbered from 1; one that is a list is one line.
+
+    Raises UserError where it cannot be read.
+    """
     number = 0
     try:
         with path.open("rb") as raw:
