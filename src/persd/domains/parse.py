@@ -223,34 +223,75 @@ def _with_preamble(task: Task, code: str) -> str:
 # ---- fences ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Block:
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block of a text."""
+
     start: int
-    """Offset in the reply of the fence that opens it."""
+    """Offset in the text of the line that opens it."""
+    first: int
+    """Number of that line, from 0."""
+    last: int
+    """Number of the line that closes it; of the text's last one where none does."""
+    language: str
+    """What follows the opening fence, in lower case: ``python``, or nothing."""
     code: str
+    closed: bool
+
+    def __len__(self) -> int:
+        """Lines, fences and all."""
+        return self.last - self.first + 1
+
+    @property
+    def is_python(self) -> bool:
+        """Python, or of no named language."""
+        return self.language in _LANGUAGES
 
 
-def _fenced_blocks(text: str) -> list[_Block]:
-    """Python blocks (or blocks of no named language); the last one may lack its end."""
-    blocks, offset, opened = list[_Block](), 0, None
-    fence, indent, language, lines = "", 0, "", list[str]()
-    for line in text.split("\n"):
+def blocks_in(text: str) -> list[Block]:
+    """The fenced blocks of a text, whatever their language; the last one may lack its end."""
+    blocks, offset, opened = list[Block](), 0, None
+    fence, lines, all_lines = "", list[str](), text.split("\n")
+    for number, line in enumerate(all_lines):
         if opened is None:
-            match = _OPEN.match(line)
-            if match:
-                opened, fence, lines = offset, match["fence"], []
-                indent, language = len(match["indent"]), match["language"].lower()
+            found = _opening(line)
+            if found:
+                fence, language = found
+                indent = len(line) - len(line.lstrip())
+                opened, lines = (offset, number, language, indent), []
         elif line.strip().startswith(fence) and not line.strip().strip(fence[0]):
-            blocks.append(_Block(opened, _dedented(lines, indent)))
-            if language not in _LANGUAGES:
-                blocks.pop()
+            blocks.append(_block(opened, number, lines, closed=True))
             opened = None
         else:
             lines.append(line)
         offset += len(line) + 1
-    if opened is not None and language in _LANGUAGES:
-        blocks.append(_Block(opened, _dedented(lines, indent)))
+    if opened is not None:
+        blocks.append(_block(opened, len(all_lines) - 1, lines, closed=False))
     return blocks
+
+
+def _opening(line: str) -> tuple[str, str] | None:
+    """The fence that a line ends with, and the language it names; prose may stand before it."""
+    if "```" not in line and "~~~" not in line:
+        return None
+    end = max(line.rfind("```"), line.rfind("~~~")) + 3
+    language = line[end:].strip()
+    start = len(line[:end].rstrip(line[end - 1]))
+    if (start and not line[start - 1].isspace()) or not _LANGUAGE.fullmatch(language):
+        return None
+    return line[start:end], language.lower()
+
+
+def _block(
+    opened: tuple[int, int, str, int], last: int, lines: list[str], *, closed: bool
+) -> Block:
+    start, first, language, indent = opened
+    return Block(start, first, last, language, _dedented(lines, indent), closed)
+
+
+def _fenced_blocks(text: str) -> list[Block]:
+    """Python blocks (or blocks of no named language); the last one may lack its end."""
+    return [block for block in blocks_in(text) if block.is_python]
 
 
 def _dedented(lines: list[str], indent: int) -> str:
@@ -300,9 +341,7 @@ def _trimmed(count: int) -> str:
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 _SET_UP = ("sys", "random", "math", "decimal", "locale", "warnings", "np", "numpy")
 _LANGUAGES = ("", "python", "py", "python3", "python2", "py3", "pycon", "ipython")
-_OPEN = re.compile(
-    r"(?P<indent>\s*)(?:.*?\S\s+)??(?P<fence>`{3,}|~{3,})\s*(?P<language>[\w+-]*)\s*$"
-)
+_LANGUAGE = re.compile(r"[\w+-]*")
 _CODE = re.compile(
     r"\s+\S|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+.*:|import\s+\w+\s*$|from\s+\S+\s+import\b"
     r"|return\b(?!\s+\w+\s+\w+\s+\w)|@\w|[\w.]+(?:\[.*\])?\s*[-+*/%|&]?=(?!=)|[\w.]+\(.*\)\s*$"

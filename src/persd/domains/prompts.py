@@ -82,13 +82,13 @@ def teacher_refine(
     """
     told = TEACHER_RESULT.format(feedback=feedback) if feedback else TEACHER_NO_RESULT
     ask = TEACHER_REPAIR if close else TEACHER_REPAIR_FREE
-    repair = ask.format(attempt=_fenced(attempt_code), result=told)
+    repair = ask.format(attempt=fenced(attempt_code), result=told)
     rules = TEACHER if close else TEACHER_FREE
     if direct is None:
         ask = TEACHER_REPAIR_TASK.format(task=_task_section(task)) + repair
         return (Message("system", rules), Message("user", ask))
     asked = (Message("system", rules), *teacher_direct(task)[1:])
-    return (*asked, Message("assistant", _fenced(direct)), Message("user", repair))
+    return (*asked, Message("assistant", fenced(direct)), Message("user", repair))
 
 
 def teacher_retry(
@@ -171,14 +171,14 @@ def _limit_text(verdict: Verdict) -> str:
 
 
 def _task_section(task: Task) -> str:
-    return _fenced(task_prompt(task))
+    return fenced(task_prompt(task))
 
 
-def _fenced(code: str) -> str:
+def fenced(code: str, language: str = "python") -> str:
     """The code as one fenced block, under a fence longer than any inside it."""
     longest = max((len(run) for run in re.findall(r"`{3,}", code)), default=2)
     fence = "`" * (longest + 1)
-    return f"{fence}python\n{code.strip(chr(10))}\n{fence}"
+    return f"{fence}{language}\n{code.strip(chr(10))}\n{fence}"
 
 
 # ---- the texts: ours, short for the student's sake -------------------------------------------
