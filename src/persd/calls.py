@@ -33,6 +33,9 @@ from persd.throttle import LONGEST_HOLD, Stopped, Throttle
 
 #: Questions a model may leave unanswered before its first answer.
 SILENCE = 8
+#: Benchmark of the samples that tell how hard the pool's tasks are (``pool.difficulty``), and the
+#: purpose of their calls.
+DIFFICULTY = "difficulty"
 #: Stored answers handed on together.
 _HITS = 64
 #: Seconds between looks at what else there is to do while no answer comes.
@@ -392,7 +395,7 @@ class Asker:
             sent=0.0,
             role=self.role,
             model=self.model.name,
-            purpose=request.purpose,
+            purpose=purpose_of(request),
             task_id=request.task.task_id,
             round=request.round,
             usd_at_most=None if self.price is None else self.price.cost(most),
@@ -413,7 +416,7 @@ class Asker:
             call_id=key,
             role=self.role,
             model=self.model.name,
-            purpose=request.purpose,
+            purpose=purpose_of(request),
             task_id=request.task.task_id,
             round=request.round,
             messages=request.messages,
@@ -565,6 +568,12 @@ class Failures:
         ):
             return None
         return self._retry.wait(self.total, error.wait)
+
+
+def purpose_of(request: Request) -> str:
+    """What the ledger says a question was for. The samples that tell how hard the pool's tasks are
+    are asked for as any attempt, but what they cost is neither a round's nor an evaluation's."""
+    return DIFFICULTY if request.benchmark == DIFFICULTY else request.purpose
 
 
 def params(request: Request) -> dict[str, float | int]:

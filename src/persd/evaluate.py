@@ -69,6 +69,8 @@ class Exam:
     table: EvaluateTable
     tells: bool = True
     """Whether a later step is told what the seen tests said; false: the ablation."""
+    work: str = "the evaluation"
+    """What stops where an answer is missing."""
 
     @property
     def seed(self) -> int:
@@ -180,7 +182,7 @@ def _stage(
     by = f" ({control})" if control else ""
     progress = exam.session.progress
     progress.stage(f"evaluate {name} on {exam.benchmark}{which}{by}", asked)
-    made = list(_judged(exam, asker, requests, is_last=step == exam.table.steps))
+    made = list(judged(exam, asker, requests, is_last=step == exam.table.steps))
     progress.close()
     return asked, kept + (made if step == 1 else _standing(failing, made))
 
@@ -201,10 +203,15 @@ def _standing(before: Sequence[Sample], after: Sequence[Sample]) -> list[Sample]
 def first_step(exam: Exam) -> Iterator[Request]:
     """``samples`` samples of every task, written from the task alone."""
     return (
-        _request(exam, task, number, task_prompt(task))
+        first_question(exam, task, number)
         for task in exam.tasks
         for number in range(exam.table.samples)
     )
+
+
+def first_question(exam: Exam, task: Task, sample: int) -> Request:
+    """The question for one sample, written from the task alone."""
+    return _request(exam, task, sample, task_prompt(task))
 
 
 def next_step(
@@ -250,18 +257,23 @@ def _answered(exam: Exam, asker: Asker, requests: Iterable[Request]) -> Iterator
     for answer in asker.complete(requests):
         if answer.missing:
             raise WorkFailed(
-                f"the evaluation stopped, {answer.missing.replace('_', ' ')}: {answer.detail}; "
+                f"{exam.work} stopped, {answer.missing.replace('_', ' ')}: {answer.detail}; "
                 "run it again to go on"
             )
         task, solution = answer.request.task, solution_of(answer, asker.model.name)
         # the same reply to the same prompt, judged by other tests, is another solution
-        yield task, replace(solution, solution_id=content_id(answer.call_id, keys[task.task_id]))
+        key = keys.get(task.task_id) or content_of(task)
+        yield task, replace(solution, solution_id=content_id(answer.call_id, key))
 
 
-def _judged(
+def judged(
     exam: Exam, asker: Asker, requests: Iterable[Request], *, is_last: bool
 ) -> Iterator[Sample]:
-    """Written, judged by the hidden tests and, where another step follows, by the seen ones."""
+    """Written, judged by the hidden tests and, where another step follows, by the seen ones.
+
+    Streams, so the tasks asked about may be more than the exam names. Raises WorkFailed where an
+    answer is missing.
+    """
     session = exam.session
     written = ((w, *w) for w in _answered(exam, asker, requests))
     hidden = session.judge(written)

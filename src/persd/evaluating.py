@@ -22,17 +22,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from persd.benchmarks import held_out, source_of
-from persd.config import EvaluateTable, PriceTable, StudentTable, VerifyTable
+from persd.config import (
+    Endpoint,
+    EvaluateTable,
+    PriceTable,
+    StudentTable,
+    VerifyTable,
+    from_flags,
+)
 from persd.errors import UserError
 from persd.evaluate import Exam, Sample, evaluate, scored
 from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
 from persd.outcomes import NOT_RUN, TRUNCATED, outcome_of
 from persd.progress import QUIET, Progress
-from persd.records import Evaluation, Solution, Task, content_id, content_of
+from persd.records import Evaluation, Role, Solution, Task, content_id, content_of
 from persd.report.results import rows_of
 from persd.report.text import number
 from persd.sample_rows import Benchmark, read_samples
@@ -148,7 +153,7 @@ def evaluate_models(
     others = [subject_of(other, settings, is_other=True) for other in against]
     # others' samples have a number of their own
     free = replace(settings, samples=None, ks=None, steps=1)
-    places = [out or FOLDER / _slug(model), *(FOLDER / _slug(other) for other in against)]
+    places = [out or FOLDER / slug(model), *(FOLDER / slug(other) for other in against)]
     sat = [(subject, settings), *((one, free if one.samples else settings) for one in others)]
     for one, how in sat:
         _refuse_subject(one, how)
@@ -219,16 +224,18 @@ def _refuse_subject(subject: Subject, settings: Settings) -> None:
                 f"pass@{most} needs {most} samples of every task, there are to be {samples}",
                 hint=f"Use --samples {most}, or smaller --k",
             )
-        loaded = subject.endpoint.base_url is None and not _is_script(subject.endpoint.model)
-        if settings.temperature == 0 and samples > 1 and loaded:
-            raise UserError(
-                f"at --temperature 0 all {samples} samples of a task would be the same",
-                hint="Use --samples 1, or a temperature above 0",
-            )
-        _refuse_endpoint(subject.endpoint, loaded)
+        refuse_endpoint(subject.endpoint, settings.temperature, samples)
 
 
-def _refuse_endpoint(spec: StudentTable, loaded: bool) -> None:
+def refuse_endpoint(spec: StudentTable, temperature: float, samples: int) -> None:
+    """Raise UserError for a model that is not there, or that cannot be sampled so, before it is
+    opened."""
+    loaded = spec.base_url is None and not _is_script(spec.model)
+    if temperature == 0 and samples > 1 and loaded:
+        raise UserError(
+            f"at --temperature 0 all {samples} samples of a task would be the same",
+            hint="Use --samples 1, or a temperature above 0",
+        )
     script = Path(spec.model.partition(":")[2])
     if _is_script(spec.model) and not script.is_file():
         raise UserError("no such script", where=str(script), hint="Check the path")
@@ -237,11 +244,7 @@ def _refuse_endpoint(spec: StudentTable, loaded: bool) -> None:
 
         need_extra("a model loaded in this process")
         find(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    if spec.budget_usd is not None and price_for(spec, "student") is None:
-        raise UserError(
-            f"the price of {spec.model} is not known, so --budget-usd cannot be kept",
-            hint="Use --price IN,OUT, in USD per million tokens",
-        )
+    refuse_unpriced(spec, "student")
 
 
 def subject_of(
@@ -271,7 +274,8 @@ def subject_of(
         given.pop("base_url", None)
     if is_other:
         given.pop("revision", None)
-    return Subject(name, endpoint=_endpoint(model, given))
+    endpoint = from_flags(StudentTable, {"model": model, **given}, "persd evaluate")
+    return Subject(name, endpoint=endpoint)
 
 
 def _is_script(model: str) -> bool:
@@ -282,19 +286,7 @@ def _is_samples_folder(path: Path) -> bool:
     return path.is_dir() and not (path / "config.json").exists() and any(path.glob("*/*.py"))
 
 
-def _endpoint(model: str, given: Mapping[str, Any]) -> StudentTable:
-    try:
-        return StudentTable(model=model, **given)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        option = "-".join(str(part) for part in fault["loc"]).replace("_", "-")
-        said = str(fault["msg"]).removeprefix("Value error, ")
-        raise UserError(
-            f"--{option}: {said}", hint="persd evaluate --help says what it takes"
-        ) from None
-
-
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A file name for a model or a benchmark; different ones have different names."""
     text = os.path.normpath(text)
     plain = re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "model"
@@ -364,7 +356,7 @@ def _sit(
 
     def keep(evaluation: Evaluation, samples: Sequence[Sample]) -> None:
         step = f"step{evaluation.step}" + (evaluation.control and f"-{evaluation.control}")
-        path = session.dir / "samples" / f"{_slug(benchmark)}-{step}.jsonl"
+        path = session.dir / "samples" / f"{slug(benchmark)}-{step}.jsonl"
         write_samples(path, session.ledger, benchmark, tasks, samples)
         paths[step] = str(path)
 
@@ -723,6 +715,15 @@ def read_data(given: Sequence[str], benchmarks: Sequence[str]) -> dict[str, str]
                 hint=f"Use --data {(*takers, 'humaneval')[0]}={item}",
             )
     return found
+
+
+def refuse_unpriced(spec: Endpoint, role: Role) -> None:
+    """Raise UserError for a cap over what nobody knows the price of."""
+    if spec.budget_usd is not None and price_for(spec, role) is None:
+        raise UserError(
+            f"the price of {spec.model} is not known, so --budget-usd cannot be kept",
+            hint="Use --price IN,OUT, in USD per million tokens",
+        )
 
 
 def read_price(text: str) -> PriceTable:

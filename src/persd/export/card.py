@@ -18,7 +18,9 @@ from persd.errors import UserError
 from persd.export.formats import DataSet, format_of
 from persd.export.pairs import UNPAIRED
 from persd.ledger import Ledger
+from persd.pool.difficulty import noted
 from persd.records import Kind, Rejected
+from persd.report import pool
 from persd.report.page import answerers
 from persd.report.summary import WORDS, funnels, totals
 from persd.report.text import number, stored_text, usd, visible
@@ -112,6 +114,7 @@ def about_run(ledger: Ledger) -> str:
     return ABOUT.format(
         funnel=_table(("state", "meaning", *(f"round {f.round}" for f in found)), rows),
         provenance=_table(("", ""), _provenance(ledger, config)),
+        pool=_pool(ledger, config) + _difficulty(ledger),
         decontamination=_decontamination(ledger, config),
         money=_table(("", ""), _money(ledger)),
     )
@@ -120,6 +123,8 @@ def about_run(ledger: Ledger) -> str:
 def _provenance(ledger: Ledger, config: Config) -> list[tuple[str, str]]:
     tasks = config.tasks
     source = f"{number(ledger.count_tasks())} of `{tasks.source}`"
+    if tasks.generate is not None:
+        source = f"{number(ledger.count_tasks())} written by {_writers(ledger)}"
     if tasks.path is not None:
         source += f" (`{_plain(Path(tasks.path).name)}`)"
     return [
@@ -137,12 +142,21 @@ def _authors(ledger: Ledger, kind: Kind) -> str:
         "SELECT author FROM solutions WHERE kind = ? AND benchmark = '' "
         "GROUP BY author ORDER BY MIN(round), author"
     )
-    role = "student" if kind == "attempt" else "teacher"
+    found = [stored_text(row["author"]) for row in ledger.query(sql, (kind,))]
+    return _named(ledger, "student" if kind == "attempt" else "teacher", found)
+
+
+def _writers(ledger: Ledger) -> str:
+    """Who was asked for tasks."""
+    sql = "SELECT DISTINCT model FROM calls WHERE purpose = 'task' ORDER BY model"
+    return _named(ledger, "teacher", [stored_text(row["model"]) for row in ledger.query(sql)])
+
+
+def _named(ledger: Ledger, role: str, names: Sequence[str]) -> str:
     facts = {
         str(one["model"]): dict(one["versions"]) for one in answerers(ledger) if one["role"] == role
     }
-    found = [stored_text(row["author"]) for row in ledger.query(sql, (kind,))]
-    return ", ".join(_author(name, facts.get(name, {})) for name in found) or "nobody"
+    return ", ".join(_author(name, facts.get(name, {})) for name in names) or "nobody"
 
 
 def _author(name: str, facts: Mapping[str, str]) -> str:
@@ -162,7 +176,59 @@ def _name(model: str) -> str:
     return Path(model).name or "a folder" if is_path else model
 
 
+def _pool(ledger: Ledger, config: Config) -> str:
+    """How the tasks were written and what they were screened against; empty where they were
+    not written for this run."""
+    found, rules = pool.funnel(ledger), config.tasks.generate
+    if found is None or rules is None:
+        return ""
+    names = [*rules.against, *(unlike_pool(config) if config.tasks.decontaminate else [])]
+    against = ", ".join(f"`{_plain(Path(n).name)}`" for n in dict.fromkeys(names))
+    origin = f"tasks of `{_plain(Path(rules.evolve or rules.seeds).name)}`"
+    facts = [
+        ("written by", _writers(ledger)),
+        ("rewritten from" if rules.evolve else "shown as seeds", origin),
+        ("screened against", against or "no benchmark"),
+        ("questions", number(found.questions)),
+        ("replies", number(found.replies)),
+        ("proposed tasks", number(found.candidates)),
+        ("accepted", number(found.accepted)),
+        ("cost", usd(found.paid.usd)),
+        ("cost of an accepted task", usd(found.usd_per_accepted) if found.accepted else "none"),
+    ]
+    rows = [(e.state, pool.WORDS[e.state], number(e.count)) for e in found.endings]
+    states = _table(("proposed task", "meaning", "tasks"), rows)
+    return POOL.format(facts=_table(("", ""), facts), states=states)
+
+
+def _difficulty(ledger: Ledger) -> str:
+    """How the pool was chosen by the student's pass rates; empty where it was not."""
+    found = noted(ledger)
+    if found is None or "taken" not in found:
+        return ""
+    facts = [
+        ("pass rates of", f"`{_plain(_name(str(found['student'])))}`"),
+        ("samples of a task", number(found["samples"]) if found["samples"] else "as it came"),
+        ("choice", f"`{_plain(found['select'])}`"),
+        *((words, number(found[key])) for key, words in pool.CHOICE.items()),
+    ]
+    return DIFFICULTY.format(facts=_table(("", ""), facts))
+
+
 def _decontamination(ledger: Ledger, config: Config) -> str:
+    """What the tasks were held against, as they were written and before they were attempted."""
+    rules = config.tasks.generate
+    if rules is None or not rules.against:
+        return _screened(ledger, config)
+    names = ", ".join(f"`{_plain(Path(n).name)}`" for n in rules.against)
+    left_out = ledger.count_candidates().get("contaminated", 0)
+    return (
+        f"Held against {names} as they were written; proposed tasks left out for it: "
+        f"{number(left_out)}.\n\nBefore they were attempted: {_screened(ledger, config)}"
+    )
+
+
+def _screened(ledger: Ledger, config: Config) -> str:
     if not config.tasks.decontaminate:
         return "Not screened: the run was told not to (`tasks.decontaminate = false`)."
     table, seed = config.evaluate, config.run.seed
@@ -271,11 +337,25 @@ training on what it writes. The tasks have a licence of their own.
 
 NO_LICENCE = "Unknown: nobody has named one."
 
+POOL = """## The tasks
+
+{facts}
+A proposed task came with a program and calls; what the calls give was found by running the program
+in a sandbox, in different conditions. Where every one of them ended:
+
+{states}
+"""
+
+DIFFICULTY = """## Chosen by difficulty
+
+{facts}
+"""
+
 ABOUT = """## The run
 
 {funnel}
 {provenance}
-## Decontamination
+{pool}## Decontamination
 
 {decontamination}
 

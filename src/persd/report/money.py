@@ -21,55 +21,80 @@ K = TypeVar("K", bound=Hashable)
 
 #: What came of what was paid, in the order it is shown, in words.
 FATES: Mapping[str, str] = {
+    "tasks": "replies with tasks that were accepted, and more calls for them",
+    "difficulty": "the student's samples that tell how hard tasks are",
     "repairs": "repairs that passed",
     "direct": "direct answers behind verified repairs",
     "spare": "direct answers that passed, of tasks without a verified repair",
     "attempts": "the student's attempts",
     "evaluation": "the student's samples in evaluations",
     "open": "calls under way, and answers not judged",
+    "failed_task": "replies whose tasks were all rejected",
     "failed_refinement": "failed repairs",
     "failed_direct": "failed direct answers",
     "unusable": "unusable replies",
     "retries": "retries",
 }
 #: Fates of what led to no verified program.
-WASTED = ("failed_refinement", "failed_direct", "unusable", "retries")
+WASTED = ("failed_task", "failed_refinement", "failed_direct", "unusable", "retries")
+
+#: Stages that are about no task of a round.
+APART = ("task", "calls", "difficulty", "evaluation")
 
 #: Outcomes of tries that have not ended.
 _UNDER_WAY = "x.outcome IN ('in_flight', 'batched')"
 #: Calls or tries of an evaluation: of samples, which no round owns.
-_EVALUATION = "x.role = 'student' AND x.round = 0"
+_EVALUATION = "x.role = 'student' AND x.round = 0 AND x.purpose = 'attempt'"
+#: Those that a pool is made and chosen by; no round owns them, nor one task of the pool.
+_POOL = "x.purpose IN ('task', 'calls', 'difficulty')"
+_ROUND = f"CASE WHEN {_POOL} THEN 0 ELSE x.round END AS round"
 _STAGE = f"CASE WHEN {_EVALUATION} THEN 'evaluation' ELSE x.purpose END AS stage"
 # a direct answer belongs to no round; the first one asks for it
 _STATES = (
     "LEFT JOIN states t ON t.task_id = x.task_id AND t.round = MAX(x.round, 1) "
-    f"AND NOT ({_EVALUATION})"
+    f"AND NOT ({_EVALUATION} OR {_POOL})"
+)
+_CANDIDATES = (
+    "LEFT JOIN (SELECT call_id, MAX(state = 'accepted') AS good, MAX(state = 'not_run') AS waits, "
+    "CASE WHEN COUNT(DISTINCT state) = 1 THEN MIN(state) ELSE 'several reasons' END AS reason "
+    "FROM candidates GROUP BY call_id) c ON c.call_id = x.call_id"
+)
+_ACCEPTED = "SELECT json_extract(task, '$.task_id') FROM candidates WHERE state = 'accepted'"
+_FATE = (
+    f"CASE WHEN {_EVALUATION} THEN 'evaluation' WHEN x.purpose = 'difficulty' THEN 'difficulty' "
+    "WHEN x.role = 'student' THEN 'attempts' "
+    "WHEN x.purpose = 'task' AND c.good THEN 'tasks' "
+    "WHEN x.purpose = 'task' AND (c.waits OR c.call_id IS NULL) THEN 'open' "
+    # more calls are asked for by the id of the task that wants them
+    f"WHEN x.purpose = 'calls' AND x.task_id IN ({_ACCEPTED}) THEN 'tasks' "
+    "WHEN x.purpose IN ('task', 'calls') THEN 'failed_task' "
+    "WHEN s.solution_id IS NULL THEN 'open' WHEN s.code IS NULL THEN 'unusable' "
+    "WHEN v.status IS NULL THEN 'open' WHEN v.status <> 'passed' THEN 'failed_' || x.purpose "
+    "WHEN x.purpose = 'refinement' THEN 'repairs' "
+    "WHEN x.task_id IN (SELECT task_id FROM states WHERE state = 'refined') THEN 'direct' "
+    "ELSE 'spare' END AS fate"
 )
 _CALLS = (
     "SELECT role, model, round, stage, fate, why, state, COUNT(*) AS calls, 0 AS tries, "
     "0 AS under_way, TOTAL(i) AS input_tokens, TOTAL(o) AS output_tokens, "
     "TOTAL(cached) AS cached_tokens, TOTAL(usd) AS usd, COUNT(*) - COUNT(usd) AS unknown, "
     "0 AS untold, 0.0 AS risk, 0 AS risk_unknown, MAX(served) AS served FROM ("
-    f"SELECT x.role, x.model, x.round, {_STAGE}, t.state, x.usd, "
+    f"SELECT x.role, x.model, {_ROUND}, {_STAGE}, t.state, x.usd, "
     "x.input_tokens AS i, x.output_tokens AS o, "
     "json_extract(x.completion, '$.usage.cached_tokens') AS cached, "
     "json_extract(x.versions, '$.endpoint') IS NOT NULL AS served, "
-    f"CASE WHEN {_EVALUATION} THEN 'evaluation' WHEN x.role = 'student' THEN 'attempts' "
-    "WHEN s.solution_id IS NULL THEN 'open' WHEN s.code IS NULL THEN 'unusable' "
-    "WHEN v.status IS NULL THEN 'open' WHEN v.status <> 'passed' THEN 'failed_' || x.purpose "
-    "WHEN x.purpose = 'refinement' THEN 'repairs' "
-    "WHEN x.task_id IN (SELECT task_id FROM states WHERE state = 'refined') THEN 'direct' "
-    "ELSE 'spare' END AS fate, "
-    "CASE WHEN s.solution_id IS NULL THEN '' WHEN s.code IS NOT NULL THEN COALESCE(v.status, '') "
+    f"{_FATE}, "
+    "CASE WHEN x.purpose = 'task' AND NOT c.good AND NOT c.waits THEN c.reason "
+    "WHEN s.solution_id IS NULL THEN '' WHEN s.code IS NOT NULL THEN COALESCE(v.status, '') "
     "WHEN s.finish = 'stop' THEN 'no code' ELSE s.finish END AS why "
     "FROM calls x LEFT JOIN solutions s ON s.task_id = x.task_id AND s.kind = x.purpose "
     "AND s.call_id = x.call_id AND x.role = 'teacher' "
     "LEFT JOIN verdicts v ON v.solution_id = s.solution_id AND v.tests = 'hidden' "
     # the limit keeps whole replies out of what is sorted into groups
-    f"{_STATES} LIMIT -1) GROUP BY role, model, round, stage, fate, why, state"
+    f"{_CANDIDATES} {_STATES} LIMIT -1) GROUP BY role, model, round, stage, fate, why, state"
 )
 _TRIES = (
-    f"SELECT x.role, x.model, x.round, {_STAGE}, x.outcome AS why, t.state, "
+    f"SELECT x.role, x.model, {_ROUND}, {_STAGE}, x.outcome AS why, t.state, "
     f"CASE WHEN {_UNDER_WAY} THEN 'open' ELSE 'retries' END AS fate, "
     f"0 AS calls, SUM(NOT {_UNDER_WAY}) AS tries, SUM({_UNDER_WAY}) AS under_way, "
     "0 AS input_tokens, 0 AS output_tokens, 0 AS cached_tokens, "
@@ -77,7 +102,7 @@ _TRIES = (
     "SUM(x.usd IS NULL) AS untold, "
     "TOTAL(CASE WHEN x.usd IS NULL THEN x.usd_at_most END) AS risk, "
     "SUM(x.usd IS NULL AND x.usd_at_most IS NULL) AS risk_unknown, 1 AS served "
-    f"FROM tries x {_STATES} GROUP BY role, model, x.round, stage, why, t.state"
+    f"FROM tries x {_STATES} GROUP BY role, model, 3, stage, why, t.state"
 )
 
 
@@ -156,13 +181,15 @@ class Group:
     role: str
     model: str
     round: int
-    """0: no round owns them (direct answers, evaluation samples)."""
+    """0: no round owns them (direct answers, evaluation samples, what makes the pool)."""
     stage: str
-    """``attempt``, ``direct``, ``refinement`` or ``evaluation``."""
+    """``task``, ``calls``, ``difficulty``, ``attempt``, ``direct``, ``refinement`` or
+    ``evaluation``."""
     fate: str
     """One of FATES."""
     why: str
-    """The judge's status; of an unusable reply how it ended; of a try its outcome."""
+    """The judge's status; of an unusable reply how it ended; of rejected tasks why they were; of a
+    try its outcome."""
     state: str
     """How the task ended the round (direct answers: the first); empty: not yet."""
     sum: Sum
@@ -264,11 +291,9 @@ class Money:
 
     @cached_property
     def by_state(self) -> list[Part]:
-        """What the tasks of each state cost, over all rounds, evaluations left out; the
-        dearest task first."""
-        found = _by(
-            self.groups, lambda g: (g.state or "waiting") if g.stage != "evaluation" else None
-        )
+        """What the tasks of each state cost, over all rounds; evaluations, and what the pool was
+        made by, are left out. The dearest task first."""
+        found = _by(self.groups, lambda g: (g.state or "waiting") if g.stage not in APART else None)
         tasks: dict[str, int] = {}
         for (_, state), n in self.states.items():
             tasks[state] = tasks.get(state, 0) + n

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from persd.ledger import Ledger
-from persd.report import cases, compared, curves, plots, sets, summary, teacher
+from persd.report import cases, compared, curves, plots, pool, sets, summary, teacher
 from persd.report.money import FATES, Money, Part, money
 from persd.report.plots import TYPES_SHOWN, place
 from persd.report.results import results
@@ -32,11 +32,14 @@ def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
     keys, there = cases.select(ledger, limit=limit)
     released = summary.released_error_types(ledger)
     paid, repairs = money(ledger), teacher.teacher(ledger)
+    made = pool.contents(ledger, paid)
     return {
         "name": ledger.run.resolve().name or "run",
+        "kind": kind_of(ledger, made),
+        "pool": made,
         "lab": summary.is_lab(ledger),
         "facts": facts(ledger),
-        "config": list(config_rows(summary.config_of(ledger))),
+        "config": list(config_rows(summary.config_of(ledger) or pool.settings_of(ledger))),
         "answerers": answerers(ledger),
         "totals": summary.totals(ledger, paid),
         "funnels": [_funnel(f) for f in found],
@@ -62,6 +65,12 @@ def contents(ledger: Ledger, limit: int) -> dict[str, Any]:
     }
 
 
+def kind_of(ledger: Ledger, made: Mapping[str, Any] | None) -> str:
+    """``run``; or ``tasks``: a folder that holds a pool, and no run on it."""
+    alone = made is not None and not ledger.count_tasks() and not summary.config_of(ledger)
+    return "tasks" if alone else "run"
+
+
 # -- what the run is --------------------------------------------------------------------------
 
 
@@ -71,7 +80,7 @@ def facts(ledger: Ledger) -> list[tuple[str, str]]:
     run, tasks = config.get("run") or {}, config.get("tasks") or {}
     found = [
         ("Folder", str(run.get("dir") or ledger.run)),
-        ("Tasks", f"{ledger.count_tasks():,} from {tasks.get('source', 'a file')}"),
+        ("Tasks", _tasks(ledger, tasks)),
         ("Student", _model(config.get("student") or {})),
         ("Teacher", ", then ".join(_model(t) for t in config.get("teacher") or [])),
         ("Seed", str(run.get("seed", ""))),
@@ -82,6 +91,14 @@ def facts(ledger: Ledger) -> list[tuple[str, str]]:
         ("Answers", _when(ledger)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _tasks(ledger: Ledger, table: Mapping[str, Any]) -> str:
+    count = ledger.count_tasks()
+    if count or table:
+        return f"{count:,} from {table.get('source', 'a file')}"
+    accepted = ledger.count_candidates().get(pool.ACCEPTED, 0)
+    return f"{accepted:,} accepted" if accepted else ""
 
 
 def _model(spec: Mapping[str, Any]) -> str:
@@ -180,6 +197,8 @@ def money_bars(paid: Money) -> list[dict[str, Any]]:
 
 #: What was paid for is coloured like the tasks: taught, known already, dropped, or still open.
 _FATE_TONES: Mapping[str, str] = {
+    "tasks": "taught",
+    "difficulty": "known",
     "repairs": "taught",
     "direct": "taught",
     "spare": "known",

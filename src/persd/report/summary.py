@@ -152,9 +152,13 @@ def totals(ledger: Ledger, paid: Money | None = None) -> dict[str, Any]:
     ``usd_wasted``, part of ``usd``: paid and led to no verified program; ``usd_per_example``:
     ``usd`` over ``examples``, None where there is none; ``retries``: tries that failed, by
     outcome; ``usd_by``: rows whose ``usd`` add up to ``usd``, with ``stage``, ``round`` (0:
-    of no round), ``role``, ``model``, ``calls``, ``tries`` (that failed), tokens.
+    of no round), ``role``, ``model``, ``calls``, ``tries`` (that failed), tokens. Where the pool
+    was written or chosen, ``pool``: ``report.pool.totals``.
     """
+    from persd.report import pool
+
     paid = paid or money(ledger)
+    made = pool.totals(ledger, paid)
     latest = funnels(ledger)[-1]
     roles = ["teacher", "student"] if _student_is_served(ledger) else ["teacher"]
     spent = sum((s.sum for s in paid.spending if s.role in roles), Sum())
@@ -174,6 +178,7 @@ def totals(ledger: Ledger, paid: Money | None = None) -> dict[str, Any]:
         "usd_per_example": paid.usd_per_example,
         "retries": paid.retries,
         "usd_by": [_spend_row(s) for s in paid.spending],
+        **({"pool": made} if made else {}),
     }
 
 
@@ -208,8 +213,14 @@ def config_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def is_lab(ledger: Ledger) -> bool:
-    """Whether the run's tasks are the embedded toy family."""
-    return bool((config_of(ledger).get("tasks") or {}).get("source") == "lab")
+    """Whether the run's tasks are of the embedded toy family, made or written."""
+    config = config_of(ledger)
+    tasks = config.get("tasks") or {}
+    written = tasks.get("generate")
+    if not written:
+        return bool(tasks.get("source") == "lab")
+    teachers = config.get("teacher") or []
+    return [t.get("model") for t in teachers[written.get("author", 0) :]][:1] == ["lab"]
 
 
 def _student_is_served(ledger: Ledger) -> bool:

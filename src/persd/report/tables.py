@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from persd.ledger import Ledger
-from persd.report import compared, sets, summary
+from persd.report import compared, pool, sets, summary
 from persd.report.money import FATES, WASTED, Money, Sum, money
 from persd.report.results import results
 from persd.report.text import number, percent, share, usd, visible
@@ -21,7 +21,8 @@ WIDTH = 80
 
 
 def print_funnel(console: Console, ledger: Ledger) -> None:
-    """Where the tasks of each round ended."""
+    """How the pool was made, where it was, and where the tasks of each round ended."""
+    pool.print_pool(console, ledger)
     for found in summary.funnels(ledger):
         console.print(funnel_table(found))
 
