@@ -98,11 +98,13 @@ def _seed(table: EvaluateTable, seed: int) -> int:
 def unlike_pool(config: Config) -> list[str]:
     """The benchmarks of a config that its pool can be held against, each once.
 
-    Of the embedded family no split is held against the pool of the same family. They share no
+    Of the embedded family no split is held against a pool of the same family. They share no
     chain of steps (``lab.family.split_of``), but the words of each step: 3 in 100 of the pool
     would pass for twins of held-out tasks, and are none.
     """
-    is_lab = config.tasks.source == "lab"
+    written = config.tasks.generate
+    author = "" if written is None else config.teacher[written.author].model
+    is_lab = "lab" in (config.tasks.source, author)
     names = dict.fromkeys(config.evaluate.benchmarks)
     return [n for n in names if not (is_lab and n in LAB_SPLITS)]
 

@@ -8,11 +8,8 @@ imported inside the command that uses it, so that ``persd --help`` answers at on
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ import typer
 
 from persd import __version__
 from persd.cli_shared import (
+    INTERRUPTED,
     ConfigFile,
     DryRun,
     Json,
@@ -35,7 +33,9 @@ from persd.cli_shared import (
     fail,
     hint,
     print_json,
+    print_plan,
     say,
+    stoppable,
     watched,
 )
 from persd.cli_tasks import tasks_app
@@ -437,7 +437,7 @@ def verify(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        fail("interrupted", _INTERRUPTED)
+        fail("interrupted", INTERRUPTED)
     if as_json:
         print_json(found)
     else:
@@ -556,16 +556,12 @@ def import_persdistill(
     hint(f"persd build {run_dir} --variant persd-combined --out data.jsonl")
 
 
-#: Exit code of a command that was interrupted.
-_INTERRUPTED = 130
-
-
 def main() -> None:
     """The entry point: errors a user can mend are one line and exit code 2."""
     try:
         # not standalone: a wrong flag is then told like every other mistake
         code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # typer has swallowed the interrupt
+        if code == INTERRUPTED:  # typer has swallowed the interrupt
             raise KeyboardInterrupt
         raise SystemExit(code if isinstance(code, int) else 0)
     except typer.TyperException as e:
@@ -575,7 +571,7 @@ def main() -> None:
         where = getattr(getattr(e, "ctx", None), "command_path", "persd")
         fail(f"{said} Try: {where} --help", 2)
     except (typer.Abort, KeyboardInterrupt):
-        fail("interrupted; what is done is kept, run it again to go on", _INTERRUPTED)
+        fail("interrupted; what is done is kept, run it again to go on", INTERRUPTED)
     except UserError as e:
         fail(e.one_line(), 2)
     except WorkFailed as e:
@@ -599,7 +595,7 @@ def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
     from persd.loop import collect as collect_round
     from persd.report import summary
 
-    with watched() as progress, _open(config, progress) as opened, _stoppable(opened):
+    with watched() as progress, _opened(config, progress) as opened:
         chosen = None if pilot is None else pilot_tasks(opened.ledger, pilot, config.run.seed)
         stopped = False
         try:
@@ -680,7 +676,7 @@ def _run_all(config: Config, as_json: bool) -> None:
     from persd.report.results import results
 
     started = time.monotonic()
-    with watched() as progress, _open(config, progress) as opened, _stoppable(opened):
+    with watched() as progress, _opened(config, progress) as opened:
         run_all(opened)
         progress.close()
         opened.ledger.flush()
@@ -755,43 +751,15 @@ def _refuse_untrainable(config: Config) -> None:
     refuse_unready(config.train)
 
 
-def _open(config: Config, progress: Progress) -> Run:
-    """The run of a config with its tasks stored, or UserError before anything is paid."""
+@contextmanager
+def _opened(config: Config, progress: Progress) -> Iterator[Run]:
+    """The run of a config with its tasks stored, or UserError before anything is paid (but for
+    tasks that are to be written). Stops softly."""
     from persd.run import Run, load_pool
 
-    opened = Run(config, progress)
-    try:
+    with Run(config, progress) as opened, stoppable(opened):
         load_pool(opened)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
-
-
-@contextmanager
-def _stoppable(opened: Run) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM lets a collection finish what is paid for, the next ends it."""
-
-    def asked(number: int, frame: object) -> None:
-        waited_for = opened.stop()
-        if waited_for is not None:
-            say(f"stopping once {waited_for}; again to stop now")
-        elif opened.stopping.is_set():
-            opened.progress.abandon()
-            say(f"left {opened.traffic.in_flight} calls under way, which count as paid for")
-            os._exit(_INTERRUPTED)  # as safe as any other death: what came is in the ledger
-        else:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears signals
-        return
-    before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        yield opened
 
 
 def _dry_run(config: Config, as_json: bool) -> None:
@@ -802,12 +770,9 @@ def _dry_run(config: Config, as_json: bool) -> None:
         print_json(found)
         return
     forecast = found.pop("forecast")
-    for name, value in found.items():
-        if forecast["tasks_finished"] and name in ("repairs_at_most", "usd_at_most"):
-            continue  # more is known by now
-        items = value if isinstance(value, list) else [value]
-        shown = ", ".join("none" if item is None else str(item) for item in items)
-        print(f"{name.replace('_', ' '):24} {shown or 'none'}")
+    if forecast["tasks_finished"]:  # more is known by now
+        found = {k: v for k, v in found.items() if k not in ("repairs_at_most", "usd_at_most")}
+    print_plan(found)
     _print_forecast(forecast)
 
 

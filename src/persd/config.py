@@ -71,6 +71,10 @@ of reasoning, one more requirement, another type of input, or wrong code as misd
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
+#: Least and most; TOML and JSON have lists for it.
+Pair = Annotated[tuple[int, int], Field(strict=False)]
+
+
 class GenerateTable(_Table):
     """Tasks written by a teacher (self-instruct: Wang et al. 2022; PERsD, section 4.1)."""
 
@@ -108,9 +112,9 @@ class GenerateTable(_Table):
     """Changed copies of the reference that its tests are tried on, at most."""
     kills: float = Field(default=0.5, ge=0, le=1)
     """Share of them that the hidden tests must notice."""
-    words: tuple[int, int] = (4, 400)
+    words: Pair = (4, 400)
     """Least and most words of an instruction."""
-    lines: tuple[int, int] = (1, 80)
+    lines: Pair = (1, 80)
     """Least and most lines of a reference, beside its header."""
     language: bool = True
     """Refuse instructions that are not English prose."""
@@ -579,6 +583,26 @@ def validated(model: type[M], plain: dict[str, Any], file: TomlFile) -> M:
         raise file.fault(faults[0]["loc"], _fault_text(faults[0], model)) from e
 
 
+def from_flags(model: type[M], given: Mapping[str, Any], command: str) -> M:
+    """A table of what a command was given. Raises UserError naming the flag at fault."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        flag = "-".join(str(part) for part in fault["loc"]).replace("_", "-")
+        said = str(fault["msg"]).removeprefix("Value error, ")
+        told = f"--{flag}: {said}" if flag else said
+        raise UserError(told, hint=f"{command} --help says what it takes") from None
+
+
+def given_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` overrides as plain content. Raises UserError for what is none."""
+    plain: dict[str, Any] = {}
+    for override in overrides:
+        _override(plain, override)
+    return plain
+
+
 def _fault_text(fault: Any, model: type[BaseModel]) -> str:
     keys = [str(k) for k in fault["loc"] if isinstance(k, str)]
     name = ".".join(keys)
@@ -698,6 +722,7 @@ _STAGE_OF_KEY = {
     "train.report_to": "free",
     "train.checkpoint_minutes": "free",
     "tasks.path": "free",  # the tasks' contents are compared, not where they lie
+    "tasks.generate.path": "free",
     "verify.workers": "free",
     "verify.unsafe": "free",  # every verdict names the isolation it was made under
 }
@@ -710,6 +735,8 @@ def stage_of(key: str) -> str:
     table, name = key.split(".")[0], key.split(".")[-1]
     if table in ("student", "teacher") and any(part in _FREE for part in key.split(".")):
         return "free"
+    if key.startswith("tasks.generate.data."):
+        return "free"  # where a benchmark lies
     if name == "direct" and table == "teacher":
         return "student"  # direct answers decide which tasks are attempted at all
     return table

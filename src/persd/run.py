@@ -65,7 +65,6 @@ class Run(Session):
         )
         self.config = config
         self._shown: list[str] = []
-        self._is_collecting = False
         try:
             self._agree()
         except BaseException:
@@ -110,7 +109,10 @@ class Run(Session):
         reached = {"tasks"} if some("tasks WHERE benchmark = ''") else set()
         if some("verdicts"):
             reached.add("verify")
-        if some("solutions WHERE benchmark = ''"):
+        from persd.pool.difficulty import noted
+
+        # a pool that was chosen by difficulty is this student's
+        if some("solutions WHERE benchmark = ''") or noted(self.ledger) is not None:
             reached.add("student")
         if some("calls WHERE role = 'teacher'"):
             reached.add("teacher")
@@ -171,26 +173,10 @@ class Run(Session):
         todo = self.ledger.count_unfinished(round) if wanted is None else sum(1 for _ in tasks)
         if todo:
             self.progress.stage(f"round {round}", todo)
-        self._is_collecting = True
-        try:
+        with self.heeding():
             yield tasks
-        finally:
-            self._is_collecting = False
         if self.stopping.is_set():
             raise KeyboardInterrupt
-
-    def stop(self) -> str | None:
-        """Begin nothing more: calls under way are finished and judged, then the run ends.
-
-        Returns what is waited for, in words; None: it cannot be stopped softly now, for it is
-        not collecting, or was asked to before.
-        """
-        if not self._is_collecting or self.stopping.is_set():
-            return None
-        self.stopping.set()
-        if any(a.batches is not None for a in self._askers.values()):
-            return "what the judge has begun is finished; batches stay with their provider"
-        return f"{self.traffic.in_flight} calls under way are finished"
 
     def end(self, case: Case, round: int, state: State, detail: str = "") -> None:
         """A task's end in a round."""
@@ -244,16 +230,23 @@ def stored_config(ledger: Ledger) -> Config:
 def load_pool(run: Run) -> None:
     """Read the run's tasks from their source and hold them against what the run began with.
 
-    A source on the Hub is not fetched again once its tasks are stored.
+    A source on the Hub is not fetched again once its tasks are stored; what is written by a
+    teacher, or chosen by difficulty, is made once (``pool.of_run``).
     """
     table = run.config.tasks
+    if table.generate is not None or table.difficulty is not None:
+        from persd.pool.of_run import make_pool
+
+        make_pool(run)
+        return
     on_hub = table.path is None and table.source in task_sources.BENCHMARKS
     if not (on_hub and run.ledger.count_tasks()):
         run.store_tasks(read_pool(run.config))
 
 
 def read_pool(config: Config) -> Iterator[Task]:
-    """The tasks a config names, read from their source. Raises UserError at the first fault."""
+    """The tasks a config names, read from their source, as they are before a choice by difficulty.
+    Raises UserError at the first fault."""
     table = config.tasks
     return task_sources.load(
         table.source,

@@ -28,7 +28,7 @@ def screen(run: Run, tasks: Iterable[Task], round: int) -> Iterable[Task]:
     if not names:
         return tasks
     # read before any task is: reading them runs their seen tests in the box that judges tasks
-    return Screened(run, tasks, round, Overlap({name: _read(run, name) for name in names}))
+    return Screened(run, tasks, round, Overlap({name: read_benchmark(run, name) for name in names}))
 
 
 def against(run: Run) -> list[str]:
@@ -40,8 +40,8 @@ def against(run: Run) -> list[str]:
     return unlike_pool(run.config)
 
 
-def _read(run: Run, name: str) -> list[Task]:
-    """A benchmark's tasks."""
+def read_benchmark(run: Run, name: str) -> list[Task]:
+    """The tasks of one of the config's benchmarks. Raises UserError where it cannot be read."""
     from persd.benchmarks import held_out
 
     try:

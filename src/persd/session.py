@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self, TypeVar, overload
@@ -74,6 +74,7 @@ class Session:
         self.traffic = Traffic()
         self.stopping = threading.Event()
         """Set: finish what is paid for, begin nothing."""
+        self._is_heeding = False
         self.progress.watch(self.traffic.counts)
         self._box: Sandbox | None = None
         self._verdicts = Cache(size=20_000)
@@ -232,6 +233,28 @@ class Session:
         return stored
 
     # -- the end ---------------------------------------------------------------------------
+
+    @contextmanager
+    def heeding(self) -> Iterator[None]:
+        """While it lasts ``stop`` is heeded: what is under way is finished, no more is begun."""
+        self._is_heeding = True
+        try:
+            yield
+        finally:
+            self._is_heeding = False
+
+    def stop(self) -> str | None:
+        """Begin nothing more: calls under way are finished and judged, then the work ends.
+
+        Returns what is waited for, in words; None: it cannot be stopped softly now, for nothing
+        that heeds it is going on, or it was asked to before.
+        """
+        if not self._is_heeding or self.stopping.is_set():
+            return None
+        self.stopping.set()
+        if any(a.batches is not None for a in self._askers.values()):
+            return "what the judge has begun is finished; batches stay with their provider"
+        return f"{self.traffic.in_flight} calls under way are finished"
 
     def close(self) -> None:
         """Let the calls under way end, then close models, sandbox and ledger. Safe twice."""

@@ -223,6 +223,16 @@ class GridTable(_Table):
     def _one_or_more(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
 
+    @field_validator("tasks")
+    @classmethod
+    def _is_there(cls, value: TasksTable) -> TasksTable:
+        if value.generate is not None or value.difficulty is not None:
+            raise ValueError(
+                "every arm learns from one pool, so it is made before: persd tasks generate and "
+                'persd tasks difficulty write a file, which source = "jsonl" reads'
+            )
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:

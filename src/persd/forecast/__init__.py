@@ -69,18 +69,35 @@ def dry_run(config: Config) -> dict[str, Any]:
     UserError for what a run would refuse: a broken task, a missing key.
     """
     if not (Path(config.run.dir) / FILE_NAME).is_file():
-        tasks = list(read_pool(config))
-        return {**plan(config, tasks), "forecast": forecast(config, None, tasks)}
+        return _plan_and_forecast(config, None)
     with Ledger(config.run.dir, read_only=True) as ledger:
-        table = config.tasks
-        on_hub = table.path is None and table.source in BENCHMARKS
-        stored = on_hub and ledger.count_tasks()
-        tasks = ledger.tasks() if stored else list(read_pool(config))
-        told = forecast(config, ledger, tasks)
+        found = _plan_and_forecast(config, ledger)
         before = ledger.meta("config")
         if before and asks_more(changed_keys(before, config)):
-            told["notes"].append("what was given up is asked about again, which is not counted")
-        return {**plan(config, tasks), "forecast": told}
+            more = "what was given up is asked about again, which is not counted"
+            found["forecast"]["notes"].append(more)
+        return found
+
+
+def _plan_and_forecast(config: Config, ledger: Ledger | None) -> dict[str, Any]:
+    tasks, making, notes = _pool(config, ledger)
+    told = forecast(config, ledger, tasks)
+    told["notes"] += notes
+    return {**plan(config, tasks), **making, "forecast": told}
+
+
+def _pool(config: Config, ledger: Ledger | None) -> tuple[list[Task], dict[str, Any], list[str]]:
+    """The pool, what making it still asks, and what is guessed of it, in words."""
+    table = config.tasks
+    is_made = table.generate is not None or table.difficulty is not None
+    on_hub = table.path is None and table.source in BENCHMARKS
+    if ledger is not None and ledger.count_tasks() and (is_made or on_hub):
+        return ledger.tasks(), {}, []
+    if not is_made:
+        return list(read_pool(config)), {}, []
+    from persd.pool.of_run import likely_pool
+
+    return likely_pool(config, ledger)
 
 
 def forecast(

@@ -215,12 +215,14 @@ def _read_calls(
         _add(found.spent, place, usd if row["usd"] is None else row["usd"])
         if not payers[place].counts or (row["role"] == "student" and row["round"] == 0):
             continue  # a student that runs here, or the samples of an evaluation
+        found.input_tokens += usage.input_tokens
+        found.output_tokens += usage.output_tokens
+        if row["purpose"] not in _PURPOSES:
+            continue  # the pool was written before any task was begun
         made = Made(place, usage.input_tokens, usage.output_tokens, usd or 0.0)
         made.usd += failed.get(row["call_id"], 0.0)
         units[row["task_id"], row["round"]].made[row["purpose"]].append(made)
         found.calls[_PURPOSES[row["purpose"]] or ""] += 1
-        found.input_tokens += usage.input_tokens
-        found.output_tokens += usage.output_tokens
 
 
 def _read_tries(ledger: Ledger, payers: Sequence[Payer], found: History) -> dict[str, float]:
