@@ -111,7 +111,11 @@ def test_examples_and_asserts_are_no_prose() -> None:
             [("prime", "words")],
         ),
         ("Check whether a NUMBER is prime!", None, [("prime", "instruction")]),
-        ("Create code to find the longest word in a given sentence!", None, []),
+        (
+            "Create code to find the longest word in a given sentence!",
+            None,
+            [("long", "instruction")],
+        ),
         ("Find the longest word of a sentence", OTHER_WAY, [("long", "instruction")]),
         # the program again, under other names and with comments
         (

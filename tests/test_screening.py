@@ -73,8 +73,12 @@ def screen_of(boxes: tuple[Sandbox, Sandbox], overlap: Overlap | None = None) ->
     return Screen(*boxes, RULES, Near("seeds"), Near("pool"), overlap)
 
 
-def opened_of(*proposals: Proposal, **completion: object) -> list[tuple[Candidate, object]]:
+def opened_of(
+    *proposals: Proposal, less: int = 0, **completion: object
+) -> list[tuple[Candidate, object]]:
+    """``less``: characters that are missing at the reply's end."""
     text = "\n\n".join(map(render, proposals))
+    text = text[: len(text) - less]
     given = {"usage": Usage(10, 20), "usd": 0.004, "model": "writer", **completion}
     return list(opened(Completion(text, **given), "call", BRIEF, RULES))  # type: ignore[arg-type]
 
@@ -125,8 +129,10 @@ def test_a_reply_without_a_task_is_one_candidate(text: str) -> None:
     assert candidate.proposal.code == text
 
 
-def test_the_end_of_a_cut_reply_is_no_task() -> None:
-    found = opened_of(COUNT, SILENT, finish="length")
+def test_what_the_end_of_a_reply_has_cut_is_no_task() -> None:
+    whole = opened_of(COUNT, SILENT, finish="length")
+    assert all(isinstance(what, Draft) for _, what in whole)
+    found = opened_of(COUNT, SILENT, less=12, finish="length")
     assert isinstance(found[0][1], Draft)
     assert isinstance(found[1][1], Rejection)
     assert found[1][1].state == "cut"

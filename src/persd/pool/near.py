@@ -77,8 +77,12 @@ class Near:
     def matches(self, task: Task) -> list[Match]:
         """The tasks that it is again, the most alike first; those put in earlier before others.
         The first ``MOST``, where a crowd is alike."""
+        return [match for _, match in self.numbered(task)]
+
+    def numbered(self, task: Task) -> list[tuple[int, Match]]:
+        """The same, each with the number of what it is again, from 0."""
         told = self._told(task)
-        return [self._match(told, *row) for row in self._found(told)[:MOST]]
+        return [(row[0], self._match(told, *row)) for row in self._found(told)[:MOST]]
 
     def numbers(self, task: Task) -> list[int]:
         """All of them, by the order in which they were put in, from 0."""

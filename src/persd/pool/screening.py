@@ -41,11 +41,8 @@ Opened = tuple[Candidate, Draft | Rejection]
 def opened(
     completion: Completion, call_id: str, brief: Brief, rules: GenerateTable
 ) -> list[Opened]:
-    """What one reply proposes, in its order, never empty: candidates in state ``not_run``.
-
-    The last piece of a reply that was cut is never taken for a task.
-    """
-    pieces = read_tasks(completion.text)
+    """What one reply proposes, in its order, never empty: candidates in state ``not_run``."""
+    pieces = read_tasks(completion.text, cut=completion.finish == CUT)
     share = None if completion.usd is None else completion.usd / len(pieces)
     found: list[Opened] = []
     for place, piece in enumerate(pieces):
@@ -66,8 +63,8 @@ def opened(
 
 
 def _reading(piece: Proposal | Unread, finish: str, rules: GenerateTable) -> Draft | Rejection:
-    if finish == CUT:
-        return Rejection("cut", "the reply was cut at its most tokens within this task")
+    if isinstance(piece, Unread) and piece.cut:
+        return Rejection("cut", piece.detail)
     if isinstance(piece, Unread):
         how = "" if finish == "stop" else f"; the reply ended as {finish}"
         return Rejection("no_task", piece.detail + how)
