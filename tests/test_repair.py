@@ -17,7 +17,17 @@ from persd.lab.edits import hints_of, parse, rename, single_edits
 from persd.lab.family import Link
 from persd.lab.steps import STEPS
 from persd.models.repair import RepairTeacher, known_tests
-from persd.records import Completion, Message, Request, Solution, Task, Test, TestResult, Verdict
+from persd.records import (
+    Brief,
+    Completion,
+    Message,
+    Request,
+    Solution,
+    Task,
+    Test,
+    TestResult,
+    Verdict,
+)
 from persd.sandbox import Sandbox
 from persd.tasks import lab
 from persd.verify import Job, verify
@@ -267,6 +277,20 @@ def test_a_program_with_a_fence_in_it_arrives_whole(teacher: RepairTeacher) -> N
 def test_it_makes_no_attempts(teacher: RepairTeacher) -> None:
     with pytest.raises(UserError, match="makes no attempts"):
         teacher.complete([replace(request(THREE, None, None), purpose="attempt")])
+
+
+# ---- tasks it is asked for --------------------------------------------------------------------
+
+
+def test_it_writes_tasks_and_calls_and_counts_as_if_paid(teacher: RepairTeacher) -> None:
+    brief = Brief(number=0, count=2, calls=8, parent=MAXIMUM)
+    asked = replace(request(MAXIMUM, None, None), brief=brief, max_tokens=3000)
+    for purpose in ("task", "calls"):
+        answer = teacher.complete([replace(asked, purpose=purpose)])[0]
+        assert answer.text, answer.finish
+        assert answer.usage.output_tokens == len(answer.text) // 4 > 0
+        assert answer.usage.input_tokens == len(asked.prompt) // 4
+    assert answer.finish == "stop"
 
 
 # ---- what it may know -------------------------------------------------------------------------

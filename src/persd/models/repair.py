@@ -6,6 +6,7 @@ says in its note what it did: ``edit`` (only the attempt's own text, changed in 
 passed within the budget) or ``gave up`` (no solution to fall back on). Its search runs a
 task's seen tests and the failing tests that verdicts have revealed; the other hidden tests it
 never looks at, so a repair may still be refused. Its direct answers are the task's reference.
+Asked for tasks, it writes some (``lab.author``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from persd.errors import UserError
-from persd.lab import blocks, family, hunks
+from persd.lab import author, blocks, family, hunks
 from persd.lab.edits import Hints, hints_of, single_edits
 from persd.records import Completion, Request, Status, Task, Test, Usage, Verdict, content_id
 from persd.sandbox import Limits, Sandbox
@@ -81,6 +82,10 @@ class RepairTeacher:
                 "the lab teacher repairs and answers, it makes no attempts",
                 hint='Use student.model = "lab"',
             )
+        if request.purpose in ("task", "calls"):
+            text, finish = author.write(request)
+            seconds = time.monotonic() - started
+            return Completion(text, finish, _as_if_paid(request, text), seconds=seconds)
         if request.purpose == "direct":
             found = _direct(request.task)
         else:
