@@ -189,6 +189,8 @@ def test_blank_lines_docstring_and_signature_are_no_lines_of_the_reference() -> 
         "```python\ndef add(a, b):\n    return the_sum_of_both_and_that_is_it\n```",
         "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod",
         "12 34 56 78 90 12 34",
+        "def f(xs):\n    for x in xs:\n        if x not in xs and x is not 3:\n            return x",
+        "result = [x for x in numbers if x not in (1, 2) and x is not None or x in numbers]",
     ],
 )
 def test_what_is_no_english_prose_is_refused(words: str) -> None:
@@ -201,6 +203,8 @@ def test_what_is_no_english_prose_is_refused(words: str) -> None:
     [
         "Sum a list.",
         "Write a function to sort the given list.",
+        "Create an algorithm to detect duplicate elements in an array.",
+        "Reverse an array in place.",
         "Given naïve café menus (a dict), return the price in € of each.",
         "Correct this:\n```python\ndef f(x):\n    return y\n```\nIt must return twice the number.",
     ],

@@ -251,6 +251,8 @@ def language_fault(text: str) -> str:
 
     Prose has mostly ASCII letters, and enough of the small words that English cannot do without.
     """
+    if _is_program(text):
+        return "it is a program, not what is asked in words"
     prose = _prose(text)
     letters = [c for c in prose if c.isalpha()]
     ascii = sum(c.isascii() for c in letters)
@@ -263,6 +265,15 @@ def language_fault(text: str) -> str:
     if not words or small < SMALL * len(words):
         return f"{small} of its {len(words)} words are such as English prose is made of"
     return ""
+
+
+def _is_program(text: str) -> bool:
+    """Whether it is Python that does something: a bare word is a program, too."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(not isinstance(node, ast.Expr) for node in body)
 
 
 def _prose(text: str) -> str:
@@ -377,4 +388,10 @@ _SMALL_WORDS = (
     "but so such write function return returns find add sum count number numbers word words value "
     "values two first last"
 )
-_SMALL = frozenset(_SMALL_WORDS.split())
+#: What English instructions for programs are made of beside these.
+_TOLD = """
+an using create generate write implement design develop construct perform make given program
+function algorithm number numbers string strings array element elements character characters word
+words python sort sorted order reverse value values convert classify insert into
+"""
+_SMALL = frozenset((_SMALL_WORDS + _TOLD).split())
