@@ -189,7 +189,7 @@ def test_blank_lines_docstring_and_signature_are_no_lines_of_the_reference() -> 
         "```python\ndef add(a, b):\n    return the_sum_of_both_and_that_is_it\n```",
         "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod",
         "12 34 56 78 90 12 34",
-        "def f(xs):\n    for x in xs:\n        if x not in xs and x is not 3:\n            return x",
+        "def f(xs):\n    for x in xs:\n        if x not in xs and x is not 3:\n            return",
         "result = [x for x in numbers if x not in (1, 2) and x is not None or x in numbers]",
     ],
 )
