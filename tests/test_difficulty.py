@@ -366,6 +366,17 @@ def test_the_command_can_choose(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert (row["task_id"], row["note"]) == (1, "mine")
 
 
+def test_no_file_is_replaced_by_none_of_its_tasks(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(file.read_text().split("\n\n")[1] + "\n")
+    Path("out.jsonl").write_bytes(file.read_bytes())
+    code, found, said = command(capsys, "--samples", "1", "--select", "learnable")
+    assert (code, found) == (2, {})
+    assert "solves all 1 tasks" in said
+    assert Path("out.jsonl").read_bytes() == file.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

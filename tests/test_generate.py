@@ -7,8 +7,11 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -79,9 +82,7 @@ def fake_tried(screen: Screen, items: Any) -> Iterator[tuple[Any, Any]]:
         elif word.startswith("weak") and "f(99)" not in found.calls:
             yield item, Weak(task, "0 of 6 fail", "def f(n):\n    return n\n")
         else:
-            import dataclasses
-
-            yield item, dataclasses.replace(task, tests=tests)
+            yield item, replace(task, tests=tests)
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +143,7 @@ def go(
     asking: Asking = ASKING,
     seed: int = 0,
     before: Callable[[Session], None] = lambda s: None,
+    benchmarks: Mapping[str, Sequence[Task]] = MappingProxyType({}),
     **endpoint: Any,
 ) -> Ended:
     def open_model(spec: Any, role: str, **_: Any) -> ScriptedModel:
@@ -159,7 +161,7 @@ def go(
             teachers=[TeacherTable.model_validate({"model": "writer", **spec})],
         ) as session:
             before(session)
-            return generate(session, rules, asking, {})
+            return generate(session, rules, asking, benchmarks)
 
 
 def stored(folder: Path) -> list[Candidate]:
@@ -241,6 +243,8 @@ def test_nothing_comes(tmp_path: Path) -> None:
     assert "silent" in ended.detail
     assert teacher.questions <= 50
     assert pool(tmp_path) == []
+    assert go(tmp_path, teacher, rules_of(1000)).why == "nothing"
+    assert teacher.questions <= 100  # asked once more it costs no more than before
 
 
 # -- the same answers, the same pool --------------------------------------------------------------
@@ -281,6 +285,43 @@ def test_killed_it_goes_on_and_pays_nothing_twice(tmp_path: Path, after: int) ->
     assert teacher.asked == whole.asked
     assert pool(tmp_path / "killed") == pool(tmp_path / "whole")
     assert outcome(tmp_path / "killed") != []
+
+
+SCARCE = ("weak", "weak same", "fine"), ("silent", "fine", "weak"), ("fine", "weak same")
+PLENTY = (("fine", "weak", "fine"),)
+
+
+@pytest.mark.parametrize("after", [3, 6, 8, 10, 16, 24])
+@pytest.mark.parametrize("words", [SCARCE, PLENTY])
+def test_killed_between_decisions_it_decides_alike(
+    tmp_path: Path, words: Any, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is struck: before it had enough, among more calls, and once it had enough."""
+
+    def said(number: int) -> str:
+        return reply(*words[number % len(words)], number=number)
+
+    whole, teacher = Teacher(said), Teacher(said)
+    go(tmp_path / "whole", whole, rules_of(10))
+    left, add = [after], Ledger.add_candidates
+
+    def struck(ledger: Ledger, candidates: Sequence[Candidate]) -> None:
+        if not left[0]:
+            raise SystemError("killed")
+        left[0] -= 1
+        add(ledger, candidates)
+
+    with monkeypatch.context() as patch, suppress(SystemError):
+        patch.setattr(Ledger, "add_candidates", struck)
+        go(tmp_path / "killed", teacher, rules_of(10), in_flight=4)
+    assert go(tmp_path / "killed", teacher, rules_of(10), in_flight=4) == Ended("enough")
+    assert teacher.asked <= whole.asked  # what it had not sent when it had enough is not bought
+    assert pool(tmp_path / "killed", 10) == pool(tmp_path / "whole", 10)
+    found = outcome(tmp_path / "killed")
+    assert "not_run" not in {state for _, _, _, state, _, _ in found}
+    assert {n for n, *_ in found} == {n for purpose, n in teacher.asked if purpose == "task"}
+    if teacher.asked == whole.asked:
+        assert found == outcome(tmp_path / "whole")
 
 
 def test_stopped_softly_it_keeps_what_is_decided(tmp_path: Path) -> None:
@@ -365,6 +406,18 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     assert (
         go(tmp_path, teacher, rules_of(4, path="elsewhere.jsonl"), budget_usd=9.0).why == "enough"
     )
+
+
+def test_another_benchmark_is_refused_by_name(tmp_path: Path) -> None:
+    rules, teacher = rules_of(4, against=["mine"]), Teacher(good)
+    mine = {"mine": [replace(make_task("a"), instruction="Say a.")], "scored": [make_task("b")]}
+    go(tmp_path, teacher, rules, benchmarks=mine)
+    asked = teacher.asked.total()
+    assert go(tmp_path, teacher, rules, benchmarks={**mine, "scored": []}) == Ended("enough")
+    other = {"mine": [replace(make_task("a"), instruction="Say b.")]}
+    with pytest.raises(UserError, match="content of mine"):
+        go(tmp_path, teacher, rules_of(40, against=["mine"]), benchmarks=other)
+    assert teacher.asked.total() == asked
 
 
 # -- weak tests ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from persd import session as session_module
 from persd.cli_tasks import tasks_app
 from persd.errors import UserError
+from persd.ledger import Ledger
 from persd.models.scripted import ScriptedModel
 from persd.pool import generate
 from persd.pool.files import write_tasks
@@ -105,6 +107,24 @@ def test_around_what_a_student_failed(tmp_path: Path) -> None:
     assert {t.meta["parent"] for t in written} <= {t.task_id for t in tasks[:2]}
 
 
+def test_what_set_says_of_benchmarks_holds(tmp_path: Path, seeds: Path) -> None:
+    file = str(seeds)
+    set_so = order(tmp_path, 'against=["mine"]', f'data.mine="{file}"').rules
+    assert (set_so.against, set_so.data) == (["mine"], {"mine": file})
+    assert order(tmp_path, 'against=["mine"]', against=["none"]).rules.against == []
+    with pytest.raises(UserError, match="author=1"):
+        order(tmp_path, "author=1")
+
+
+def test_a_run_is_left_alone(tmp_path: Path, seeds: Path) -> None:
+    with Ledger(tmp_path / "run") as ledger:
+        ledger.set_meta("config", "{}")
+    with pytest.raises(UserError, match="folder of a run"):
+        generated(order(tmp_path))
+    with Ledger(tmp_path / "run", read_only=True) as ledger:
+        assert ledger.count_candidates() == {}
+
+
 def test_a_plan_asks_nobody(tmp_path: Path, seeds: Path) -> None:
     found = said(
         *("generate", "--seeds", seeds, "--count", "100", "--teacher", "gpt-x"),
@@ -188,6 +208,25 @@ def test_the_file_is_refused_before_anything_is_done(tmp_path: Path, seeds: Path
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="cannot write"):
         planned(replace(order(tmp_path), out=seeds))
+
+
+def test_what_a_folder_held_and_what_is_replaced_is_told(tmp_path: Path, seeds: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    write_tasks(out, SEEDS)
+    command = ("tasks", "generate", "--seeds", seeds, "--teacher", "lab", "--out", out)
+    first = persd(*command, "--run", tmp_path / "run", "--count", "5")
+    assert first.returncode == 0, first.stderr
+    assert f"{out} is replaced" in first.stderr
+    assert "already" not in first.stderr
+    again = persd(*command, "--run", tmp_path / "run", "--count", "2")
+    assert "is replaced" not in again.stderr
+    held = re.search(r"holds (\d+) accepted tasks already", again.stderr)
+    assert held is not None
+    told = f"the first of {held[1]} accepted"
+    assert f"2 tasks ({told}) -> " in again.stdout
+    assert f"| 2, {told} |" in out.with_name("out.jsonl.md").read_text()
+    odd = persd(*command, "--count", "2", "--set", "tasks.generate.calls=9")
+    assert "--set tasks: unknown key; name no table" in odd.stderr
 
 
 def test_what_is_paid_is_of_the_folder(tmp_path: Path, seeds: Path) -> None:

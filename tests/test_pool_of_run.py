@@ -16,8 +16,10 @@ from persd.experiment.grid import load_grid
 from persd.forecast import dry_run
 from persd.ledger import Ledger
 from persd.models.scripted import ScriptedModel
+from persd.pool import of_run
 from persd.pool.difficulty import noted, pass_rate
 from persd.pool.files import write_tasks
+from persd.pool.generate import Ended
 from persd.records import Request
 from persd.run import Run, load_pool
 from persd.tasks import lab
@@ -73,6 +75,37 @@ def test_a_pool_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     free = {"data": {"humaneval": "elsewhere.jsonl"}}
     tasks_table = {"generate": {"count": 4, "seeds": seeds(tmp_path), **free}}
     Run(config_of(tmp_path, tasks=tasks_table)).close()
+
+
+def test_scoring_on_a_part_of_a_benchmark_keeps_all_of_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    write_tasks(file, POOL[:5])
+    held = {"against": [str(file)], "count": 2, "seeds": seeds(tmp_path)}
+    scored = {"benchmarks": [str(file)], "limit": 1}
+    config = config_of(tmp_path, tasks={"generate": held}, evaluate=scored)
+    found: dict[str, Any] = {}
+
+    def generate(run: Run, rules: Any, asked: Any, benchmarks: Any) -> Any:
+        found.update(benchmarks)
+        return Ended("stopped")
+
+    monkeypatch.setattr(of_run, "generate", generate)
+    with Run(config) as run, pytest.raises(KeyboardInterrupt):
+        load_pool(run)
+    assert {t.task_id for t in found[str(file)]} == {t.task_id for t in POOL[:5]}
+
+
+def test_what_was_written_is_said_again_for_nothing(tmp_path: Path) -> None:
+    with Run(config_of(tmp_path)) as run:
+        load_pool(run)
+        written = [(t.instruction, t.reference, t.tests) for t in run.ledger.tasks()]
+    other = {"run": {"dir": str(tmp_path / "other")}, "teacher": {"model": f"recorded:{run.dir}"}}
+    with Run(config_of(tmp_path, **other)) as again:
+        load_pool(again)
+        told = [(t.instruction, t.reference, t.tests) for t in again.ledger.tasks()]
+    assert told == written
 
 
 def test_the_limit_takes_the_first(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def screened(screen: Screen, *proposals: Proposal) -> list[Candidate]:
 # -- replies ------------------------------------------------------------------------------------
 
 
+def test_what_a_filter_broke_off_is_no_task() -> None:
+    found = opened_of(COUNT, SILENT, less=30, finish="filtered")
+    assert isinstance(found[0][1], Draft)
+    last = found[1][1]
+    assert isinstance(last, Rejection)
+    assert (last.state, "ended as filtered" in last.detail) == ("cut", True)
+
+
 def test_a_reply_becomes_candidates_in_order() -> None:
     found = opened_of(COUNT, SILENT)
     assert [c.place for c, _ in found] == [0, 1]

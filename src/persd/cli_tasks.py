@@ -38,12 +38,17 @@ Against = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME[=FILE]",
-        help="Benchmark whose tasks are kept out, or none; default: humaneval and mbpp for a "
-        "teacher that is served.",
+        help="Benchmark (or task file) whose tasks are kept out, or none; in place of the default: "
+        "humaneval and mbpp for a teacher that is served.",
     ),
 ]
 Folder = Annotated[
-    Path | None, typer.Option("--run", help="Its ledger's folder; default: runs/tasks/OUT.")
+    Path | None,
+    typer.Option(
+        "--run",
+        help="Its ledger's folder; default: runs/tasks/ and OUT's name up to its first dot, "
+        "wherever OUT is.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1)]
 BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="MODEL is served there.")]
@@ -201,7 +206,9 @@ def _generate(order: Order, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found["tasks"]:
-        print(f"{found['tasks']} tasks -> {found['path']}  (card: {order.card})")
+        new = found["states"]["accepted"]
+        of = f" (the first of {new} accepted)" if new > found["tasks"] else ""
+        print(f"{found['tasks']} tasks{of} -> {found['path']}  (card: {order.card})")
     _tell_ended(ended, found)
 
 
@@ -235,7 +242,14 @@ def tasks_difficulty(
         ),
     ] = "none",
     data: Annotated[Path | None, typer.Option(help="Local file of the benchmark.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Tasks to take.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10**9,
+            help="Tasks to try, from the first on; with --select, tasks to keep: all are tried.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.3,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1)] = 0.95,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of a reply.")] = 512,

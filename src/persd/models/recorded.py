@@ -60,6 +60,15 @@ def from_ledger(run: Path | str, role: str) -> RecordedModel:
             key = (solution.task_id, solution.kind, solution.round, solution.attempt)
             stored = ledger.completion(solution.call_id or "")
             texts.setdefault(key, stored or _completion(solution))
+        # questions for tasks, which no solution stands for, have numbers in place of tasks
+        sql = (
+            "SELECT call_id, task_id, purpose, round FROM calls "
+            "WHERE role = ? AND purpose IN ('task', 'calls') ORDER BY rowid"
+        )
+        for row in ledger.query(sql, (role,)):
+            said = ledger.completion(row["call_id"])
+            if said is not None:
+                texts.setdefault((row["task_id"], row["purpose"], row["round"], 1), said)
     return RecordedModel(f"recorded:{Path(run).name}", texts)
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from persd.benchmarks import held_out
-from persd.calls import Answer
+from persd.calls import Answer, call_id
 from persd.config import Endpoint, EvaluateTable, GenerateTable
 from persd.domains.authoring import more_calls, write_tasks
 from persd.domains.prompts import shorten
@@ -28,7 +28,7 @@ from persd.overlap import Overlap
 from persd.pool import steer
 from persd.pool.drafts import Draft, Rejection
 from persd.pool.evolve import evolving, parents_of
-from persd.pool.screening import Screen, more_calls_of, opened
+from persd.pool.screening import WAITS, Screen, more_calls_of, opened
 from persd.pool.seeds import read_seeds
 from persd.pool.strength import Weak
 from persd.records import (
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 #: Questions after which nothing accepted is a failure, and how many times the usual distance
 #: between two that gave something.
 PATIENCE, LONGER = 20, 5
-#: Questions of the first wave, and of any, at most; each may be twice as long as all before.
+#: Questions of the first wave, and of any, at most; where something was accepted, each may be twice
+#: as long as all before.
 FIRST, MOST = 50, 1000
 #: What acceptance is taken to be before anything is known: as if so many questions had given
 #: this share of the tasks they ask for.
@@ -199,11 +200,23 @@ class Book:
 FREE = frozenset({"count", "author", "path", "data"})
 
 
-def settings_of(rules: GenerateTable, teacher: Mapping[str, Any], seed: int, content: str) -> Any:
-    """What the candidates of a folder follow from, as plain JSON."""
+def settings_of(rules: GenerateTable, teacher: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What the candidates of a folder follow from beside contents, as plain JSON."""
     told = rules.model_dump(mode="json", exclude=set(FREE))
-    given = {f"teacher.{name}": value for name, value in teacher.items()}
-    return {**told, **given, "seed": seed, "content of the seeds": content}
+    return {**told, **{f"teacher.{name}": value for name, value in teacher.items()}, "seed": seed}
+
+
+def _contents(
+    rules: GenerateTable, asked: Asking, benchmarks: Mapping[str, Sequence[Task]]
+) -> dict[str, str]:
+    """The same of what was read: that it lies elsewhere does not matter, that it is other does."""
+    against = {
+        f"content of {name}": content_id(
+            [(t.instruction, t.header, t.reference) for t in benchmarks[name]]
+        )
+        for name in rules.against
+    }
+    return {f"content of the {asked.name}": asked.content, **against}
 
 
 def open_book(ledger: Ledger, settings: Mapping[str, Any], count: int) -> Book:
@@ -227,10 +240,11 @@ def open_book(ledger: Ledger, settings: Mapping[str, Any], count: int) -> Book:
     return book
 
 
-def settled(ledger: Ledger) -> set[int]:
-    """The questions of whose replies every candidate is decided."""
+def unsettled(ledger: Ledger, book: Book) -> list[int]:
+    """The questions that have no answer, or a candidate that is not decided."""
     sql = "SELECT number FROM candidates GROUP BY number HAVING SUM(state = 'not_run') = 0"
-    return {int(row["number"]) for row in ledger.query(sql)}
+    settled = {int(row["number"]) for row in ledger.query(sql)}
+    return [n for n in range(book.asked) if n not in settled]
 
 
 def accepted(ledger: Ledger, count: int | None = None) -> Iterator[Task]:
@@ -271,8 +285,12 @@ def generate(
     Raises UserError where the folder's candidates were made with other settings, WorkFailed where
     the teacher does not answer at all.
     """
-    book = open_book(session.ledger, _settings(session, rules, asked), rules.count)
-    if Counts.of(session.ledger).accepted >= rules.count:
+    teacher = session.teacher(rules.author).model
+    settings = settings_of(rules, teacher.identity, session.seed)
+    settings |= _contents(rules, asked, benchmarks)
+    book = open_book(session.ledger, settings, rules.count)
+    is_enough = Counts.of(session.ledger).accepted >= rules.count
+    if is_enough and not unsettled(session.ledger, book):
         return Ended("enough")
     overlap = Overlap(benchmarks) if benchmarks else None
     box = session.box
@@ -287,11 +305,6 @@ def generate(
 
 #: Where hashes start in the second sandbox.
 _OTHER_HASHES = 1
-
-
-def _settings(session: Session, rules: GenerateTable, asked: Asking) -> Any:
-    teacher = session.teacher(rules.author).model
-    return settings_of(rules, teacher.identity, session.seed, asked.content)
 
 
 def _near(name: str, tasks: Iterable[Task]) -> Near:
@@ -337,6 +350,8 @@ class _Piece:
     """An earlier process has decided it."""
     is_last: bool = True
     """Of its reply."""
+    waits: bool = False
+    """An earlier process has found it new, and died before it had more calls."""
 
 
 #: A reply's pieces, each with what it is.
@@ -357,8 +372,7 @@ class _Writing:
         self.screen, self.book = screen, book
         self.ledger, self.asker = session.ledger, session.teacher(rules.author)
         self.counts = Counts.of(self.ledger)
-        done = settled(self.ledger)
-        self.open = [n for n in range(book.asked) if n not in done]
+        self.open = unsettled(self.ledger, book)
         """Questions of earlier processes that are not settled."""
         self.is_same = book.count == rules.count
         """They are the rest of waves that were as large as is wanted now."""
@@ -376,6 +390,9 @@ class _Writing:
         progress = self.session.progress
         progress.stage("tasks", self.rules.count)
         progress.resume(self.counts.accepted)
+        if self.counts.accepted >= self.rules.count:
+            # a process that had enough died before it decided on all that it had paid for
+            self._wave([n for n in self.open if self._is_paid(self._question(n))])
         while self.counts.accepted < self.rules.count:
             self._wave(self._next())
             if self.session.stopping.is_set():
@@ -391,9 +408,10 @@ class _Writing:
     def _next(self) -> Sequence[int]:
         """The questions of the next wave; those of one that was broken off are its rest."""
         known = self.counts
-        most = min(MOST, max(FIRST, 2 * known.questions))
-        if self.asker.batches is not None:  # which take as long whatever they hold
-            most = max(MOST, 2 * known.questions)
+        longer, gives = 2 * known.questions, known.accepted > 0
+        most = min(MOST, max(FIRST, longer)) if gives else FIRST
+        if self.asker.batches is not None and (gives or not known.questions):
+            most = max(MOST, longer)  # they take as long whatever they hold
         need = self.rules.count - known.accepted
         size = wave_size(need, known.questions, known.accepted, self.rules.per_call, most)
         if self.open:
@@ -436,8 +454,10 @@ class _Writing:
             self.dry += 1
             weak += self._decide(reply)
         if self.counts.accepted >= self.rules.count:  # not paid for what is not wanted
-            self._give_up(weak)
-        elif weak and not self.session.stopping.is_set():
+            paid = [one for one in weak if self._is_paid(self._question_for_calls(*one))]
+            self._give_up([one for one in weak if one not in paid])
+            weak = paid
+        if weak and not self.session.stopping.is_set():
             for reply in self._in_order(self._asked_for_calls(weak), range(len(weak))):
                 self._decide(reply)
         self.counts = Counts.of(self.ledger)
@@ -463,8 +483,9 @@ class _Writing:
             for number in numbers:
                 if self.session.stopping.is_set():
                     return
-                brief = self.asked.brief(number)
-                yield brief, question(self.rules, brief, self.session.seed)
+                request = self._question(number)
+                assert request.brief is not None, "it asks for tasks"
+                yield request.brief, request
 
         for brief, answer in self.asker.stream(questions()):
             assert answer is not None, "every question is asked"
@@ -481,6 +502,8 @@ class _Writing:
             stored = self.ledger.candidate(candidate.candidate_id)
             if stored is not None and stored.state != "not_run":
                 yield _Piece(brief.number, stored, True, is_last), _NOTHING
+            elif stored is not None and stored.detail.startswith(WAITS):
+                yield _Piece(brief.number, stored, False, is_last, waits=True), draft
             else:
                 yield _Piece(brief.number, candidate, False, is_last), draft
 
@@ -488,11 +511,10 @@ class _Writing:
         """The same candidates with the calls of another reply beside their own."""
 
         def questions() -> Iterator[tuple[int, Request]]:
-            for turn, (candidate, found) in enumerate(weak):
+            for turn, one in enumerate(weak):
                 if self.session.stopping.is_set():
                     return
-                brief = self.asked.brief(candidate.number)
-                yield turn, question_for_calls(self.rules, brief, found, self.session.seed)
+                yield turn, self._question_for_calls(*one)
 
         for turn, answer in self.asker.stream(questions()):
             assert answer is not None, "every question is asked"
@@ -505,6 +527,17 @@ class _Writing:
                 candidate, found, answer.completion, answer.call_id, self.rules
             )
             yield _Piece(turn, again), draft
+
+    def _question(self, number: int) -> Request:
+        return question(self.rules, self.asked.brief(number), self.session.seed)
+
+    def _question_for_calls(self, candidate: Candidate, weak: Weak) -> Request:
+        brief = self.asked.brief(candidate.number)
+        return question_for_calls(self.rules, brief, weak, self.session.seed)
+
+    def _is_paid(self, request: Request) -> bool:
+        """Whether the answer is in the ledger."""
+        return self.ledger.completion(call_id(self.asker.model, request)) is not None
 
     def _is_missing(self, number: int, answer: Answer) -> bool:
         """Whether a question has no answer, which is noted."""
@@ -525,6 +558,9 @@ class _Writing:
         for piece, found in reply:
             if piece.candidate is None or piece.is_known:
                 continue
+            if piece.waits and isinstance(found, Weak):
+                weak.append((piece.candidate, found))
+                continue
             at = replace(piece.candidate, position=self.counts.positions)
             self.counts.positions += 1
             candidate = self.screen.decided(at, found)
@@ -532,7 +568,7 @@ class _Writing:
             if candidate.state == "not_run" and isinstance(found, Weak):
                 weak.append((candidate, found))
         self.ledger.add_candidates(decided)
-        self._tell(decided, len(weak))
+        self._tell(decided)
         return weak
 
     def _give_up(self, weak: Sequence[tuple[Candidate, Weak]]) -> None:
@@ -541,10 +577,9 @@ class _Writing:
         self.ledger.add_candidates(ended)
         self.session.progress.step(0, weak_tests=len(ended))
 
-    def _tell(self, decided: Sequence[Candidate], weak: int) -> None:
+    def _tell(self, decided: Sequence[Candidate]) -> None:
         """Count what was decided, and show it."""
-        states = Counter(str(c.state) for c in decided)
-        states["not_run"] -= weak  # they have not ended yet
+        states = Counter(str(c.state) for c in decided if not c.detail.startswith(WAITS))
         new = states["accepted"]
         self.counts.accepted += new
         if new:

@@ -94,11 +94,15 @@ def order_of(
     for key, value in given_keys(overrides).items():
         if key not in GenerateTable.model_fields and key not in TeacherTable.model_fields:
             known = sorted({*GenerateTable.model_fields, *TeacherTable.model_fields})
-            raise UserError(f"--set {key}: unknown key", hint=f"Known: {', '.join(known)}")
+            table = "; name no table" if key in ("tasks", "teacher") else ""
+            raise UserError(f"--set {key}: unknown key{table}", hint=f"Known: {', '.join(known)}")
         (rules if key in GenerateTable.model_fields else teacher)[key] = value
     by = from_flags(TeacherTable, teacher, command)
     refuse_unpriced(by, "teacher")
-    rules |= {"author": 0, **_against(against, by)}
+    if rules.setdefault("author", 0) != 0:
+        raise UserError(f"--set author={rules['author']}: there is one teacher, which is 0")
+    usual = _against(against, by)
+    rules = rules | usual if against is not None else usual | rules
     if by.model == "lab":
         rules = {"seeds": "lab"} | rules
     return Order(
@@ -132,7 +136,9 @@ def _against(given: Sequence[str] | None, teacher: TeacherTable) -> dict[str, An
 @contextmanager
 def opened(order: Order, progress: Progress) -> Iterator[Session]:
     """The folder of an order, while tasks are written in it."""
-    _refuse_out(order)
+    for path in _refuse_out(order):
+        if not order.card.exists():  # no earlier writing of ours
+            progress.say(f"{path} is replaced")
     nobody = StudentTable(model="nobody")
     teachers, verify = [order.teacher], order.verify
     with Session(
@@ -143,19 +149,23 @@ def opened(order: Order, progress: Progress) -> Iterator[Session]:
         verify=verify,
         progress=progress,
     ) as session:
+        if session.ledger.meta("config") is not None:  # whose money and funnel are its own
+            raise UserError("it is the folder of a run", where=str(order.run), hint="--run another")
         yield session
 
 
-def _refuse_out(order: Order) -> None:
-    """Raise UserError where the file could not be written, before anything is paid."""
+def _refuse_out(order: Order) -> list[Path]:
+    """The file, where it is there. Raises UserError where it could not be written, before
+    anything is paid."""
     read = (order.rules.path, order.rules.seeds, order.rules.evolve, *order.rules.data.values())
-    refuse_outs([order.out], [Path(p) for p in read if p is not None])
+    found = refuse_outs([order.out], [Path(p) for p in read if p is not None])
     refuse_target(order.card, "the card")
     folder = next(p for p in (order.out.parent, *order.out.absolute().parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(
             "cannot write the tasks there", where=str(order.out), hint="give --out another file"
         )
+    return found
 
 
 def written(session: Session, order: Order) -> tuple[Ended, dict[str, Any]]:
@@ -172,6 +182,8 @@ def written(session: Session, order: Order) -> tuple[Ended, dict[str, Any]]:
     asked = asking(rules, order.seed, session.is_unsafe)
     benchmarks = benchmarks_of(session, rules, "use --against {}=FILE, or --against none")
     session.progress.say(_held_against(rules, asked))
+    if before_now := Counts.of(session.ledger).accepted:
+        session.progress.say(f"{order.run} holds {number(before_now)} accepted tasks already")
     ended = generate(session, rules, asked, benchmarks)
     session.progress.close()
     session.ledger.set_meta(_SECONDS, str(round(before + time.monotonic() - started, 3)))
@@ -251,8 +263,10 @@ def card(order: Order, asked: Asking, found: Mapping[str, Any]) -> str:
     rules = order.rules
     source = Path(rules.evolve or rules.seeds).name
     against = ", ".join(f"`{_plain(Path(n).name)}`" for n in rules.against)
+    new = found["states"].get("accepted", 0)
+    of = f", the first of {number(new)} accepted" if new > found["tasks"] else ""
     facts = [
-        ("tasks", number(found["tasks"])),
+        ("tasks", f"{number(found['tasks'])}{of}"),
         ("written by", f"`{_plain(order.teacher.model)}`"),
         (f"from {asked.name}", f"{number(len(asked.known))} of `{_plain(source)}`"),
         ("held against", against or "nothing"),

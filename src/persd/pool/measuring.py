@@ -125,6 +125,12 @@ def _written(
     )
     if order.select != "none":
         found = chosen(tasks, order.select, order.limit, spec.model)
+        if not found.tasks:
+            raise UserError(
+                f"the student solves all {found.rates.tasks} tasks, so none is left to write",
+                where=order.source,
+                hint="take harder tasks, or --select none",
+            )
         return found, write_rows(order.out, _rows_of(source, found.tasks))
     rates = Rates()
 

@@ -23,7 +23,7 @@ from persd.pool.generate import (
     generate,
     likely_questions,
 )
-from persd.records import Task
+from persd.records import Task, content_of
 from persd.run import Run, read_pool
 from persd.screen import against, read_benchmark
 
@@ -53,8 +53,11 @@ def _write(run: Run, rules: GenerateTable) -> None:
     """Have a teacher write a run's tasks. Raises as ``make_pool``."""
     asked = asking(rules, run.config.run.seed, run.is_unsafe)
     benchmarks = benchmarks_of(run, rules, 'set tasks.generate.data = {{ "{}" = "FILE" }}')
-    for name in against(run):
-        benchmarks[name] = read_benchmark(run, name)
+    for name in against(run):  # of which [evaluate] may have some tasks, or another file
+        named = benchmarks.get(name, ())
+        known = {content_of(task) for task in named}
+        scored = (t for t in read_benchmark(run, name) if content_of(t) not in known)
+        benchmarks[name] = [*named, *scored]
     ended = generate(run, rules, asked, benchmarks)
     if ended.why == "stopped":
         raise KeyboardInterrupt

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How a reply ends that its length has cut.
-CUT = "length"
+#: How a reply ends that was broken off: by its length, or by the provider's filter.
+CUT, FILTERED = "length", "filtered"
 #: Why a candidate is not decided yet: its tests are too weak, and more calls are to come.
 WAITS = "waits for more calls"
 
@@ -42,7 +42,7 @@ def opened(
     completion: Completion, call_id: str, brief: Brief, rules: GenerateTable
 ) -> list[Opened]:
     """What one reply proposes, in its order, never empty: candidates in state ``not_run``."""
-    pieces = read_tasks(completion.text, cut=completion.finish == CUT)
+    pieces = read_tasks(completion.text, cut=_is_cut(completion))
     share = None if completion.usd is None else completion.usd / len(pieces)
     found: list[Opened] = []
     for place, piece in enumerate(pieces):
@@ -62,12 +62,15 @@ def opened(
     return found
 
 
+def _is_cut(completion: Completion) -> bool:
+    """Whether a reply ends before its end; one of which a filter left nothing holds no task."""
+    return completion.finish == CUT or (completion.finish == FILTERED and completion.text != "")
+
+
 def _reading(piece: Proposal | Unread, finish: str, rules: GenerateTable) -> Draft | Rejection:
-    if isinstance(piece, Unread) and piece.cut:
-        return Rejection("cut", piece.detail)
     if isinstance(piece, Unread):
-        how = "" if finish == "stop" else f"; the reply ended as {finish}"
-        return Rejection("no_task", piece.detail + how)
+        how = "" if finish in ("stop", "length") else f"; the reply ended as {finish}"
+        return Rejection("cut" if piece.cut else "no_task", piece.detail + how)
     return drafted(piece, task_id_of(piece), rules)
 
 
