@@ -28,7 +28,8 @@ from persd.config import Config
 from persd.forecast import forecast, pilot_tasks
 from persd.ledger import FILE_NAME, Ledger
 from persd.loop import collect
-from persd.run import Run, load_pool
+from persd.pool.of_run import load_pool
+from persd.run import Run
 
 if TYPE_CHECKING:
     from bench import endpoint, kill

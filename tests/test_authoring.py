@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -118,6 +119,13 @@ REPLIES = {
     ),
     "a bulleted list": f"## Task\n{AREA.instruction}\n### Code\n{BODY}\n### Calls\n"
     "- `area(1)`\n- `area(2, 3)`, which doesn't round\n- `area(0)`\n",
+    "calls as texts": f"## Task\n{AREA.instruction}\n### Code\n{BODY}\n### Calls\n```json\n"
+    '["area(1)", "area(2, 3)", "area(0)"]\n```',
+    "thoughts before": f"<think>\n## Task\nSay\n```python\ndef draft(x):\n    return x\n```\n"
+    f"</think>\n\n{render(AREA)}",
+    "thoughts that the question opens": f"Let me see: ```def f```.\n</think>\n{render(AREA)}",
+    "a block of Markdown": f"Sure:\n\n```markdown\n{render(AREA)}\n```\n\nI hope it helps.",
+    "a longer block of Markdown": f"````md\n{render(AREA)}\n````",
     "rules between": f"---\n\n## Task\n\n{AREA.instruction}\n\n---\n\n{BODY}\n\n---\n\n"
     f"{CALLS}\n---",
 }
@@ -283,6 +291,38 @@ def test_a_long_text_is_read_in_a_time_that_grows_with_its_length(piece: str) ->
     read_calls(text, "f")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Problem: ends never count.",
+        "Function name: `add`",
+        "Function: `add(a, b)`",
+        "**Description:** as above",
+        "Example: `add(1, 2)` gives 3",
+    ],
+)
+def test_an_instruction_goes_on_after_a_line_that_could_head_another(line: str) -> None:
+    words = f"Add the two numbers.\n\n{line}\n\nThe result is a whole number."
+    reply = render(replace(ADD, entry_point="add")).replace(ADD.instruction, words)
+    (read,) = read_tasks(f"{reply}\n\n{render(AREA)}")[:-1]
+    assert isinstance(read, Proposal)
+    assert (read.instruction, read.calls) == (words, ADD.calls)
+
+
+def test_a_numbered_task_begins_where_the_one_before_has_no_program() -> None:
+    reply = f"### Instruction\n\nAdd.\n\nTask 2: Add a and b.\n\n```python\n{ADD.code}```\n"
+    first, second = read_tasks(reply)
+    assert isinstance(first, Unread)
+    assert isinstance(second, Proposal)
+    assert second.instruction == "Add a and b."
+
+
+def test_thoughts_without_an_end_hold_no_task() -> None:
+    (read,) = read_tasks(f"<think>\n{render(AREA)}")
+    assert isinstance(read, Unread)
+    assert read.cut
+
+
 # ---- more calls ------------------------------------------------------------------------------
 
 
@@ -295,6 +335,7 @@ def test_a_long_text_is_read_in_a_time_that_grows_with_its_length(piece: str) ->
         "```\nassert f(1) == 2\nassert f([2, (3,)]) is None\n```",
         '["f(1)", "f([2, (3,)])"]',
         '```json\n{"calls": ["f(1)", "f([2, (3,)])", "g(4)"]}\n```',
+        "<think>f(7)?\n\nNo.\n</think>\n\nf(1)\nf([2, (3,)])",
         "```python\ndef f(n):\n    return f(n - 1)\n\nf(1)\nf([2, (3,)])\n```",
     ],
 )

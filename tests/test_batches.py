@@ -26,8 +26,9 @@ from persd.loop import collect
 from persd.models import TryAgain
 from persd.models.openai_batch import BatchModel
 from persd.money import Budget, Price, price_of
+from persd.pool.of_run import load_pool
 from persd.records import Request
-from persd.run import Run, load_pool
+from persd.run import Run
 from test_calls import make_request
 from test_kill import load_bench
 

@@ -22,8 +22,9 @@ from persd.loop import run_all
 from persd.models.checkpoint import find, load_config, load_tokenizer
 from persd.models.families import OTHER, advice, end_tokens, family_of, positions, usual_api
 from persd.models.local import LocalModel
+from persd.pool.of_run import load_pool
 from persd.records import Example, Message
-from persd.run import Run, load_pool
+from persd.run import Run
 from persd.tokens import Api, LossyText, completion_ids, prompt_ids
 from persd.train import train
 from persd.train.rows import encode_one

@@ -16,6 +16,7 @@ from persd.errors import UserError
 from persd.forecast import dry_run, forecast, pilot_tasks, readable
 from persd.ledger import Ledger
 from persd.loop import collect
+from persd.pool.of_run import load_pool
 from persd.records import (
     Call,
     Completion,
@@ -28,7 +29,7 @@ from persd.records import (
     Usage,
     Verdict,
 )
-from persd.run import Run, load_pool
+from persd.run import Run
 from play import CHAT_RIGHT, CHAT_WRONG, Script, use
 from test_kill import load_bench
 

@@ -12,7 +12,8 @@ from persd.errors import UserError
 from persd.forecast.plan import plan
 from persd.ledger import Ledger
 from persd.loop import collect
-from persd.run import Run, load_pool
+from persd.pool.of_run import load_pool
+from persd.run import Run
 from test_kill import load_bench
 
 endpoint, kill = load_bench("endpoint"), load_bench("kill")

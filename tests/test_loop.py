@@ -13,9 +13,10 @@ from persd.config import Config
 from persd.ledger import Ledger
 from persd.loop import run_all
 from persd.models import ModelUnavailable
+from persd.pool.of_run import load_pool
 from persd.records import Evaluation
 from persd.report import write
-from persd.run import Run, load_pool
+from persd.run import Run
 from play import CHAT_RIGHT, CHAT_WRONG, Script, go, make_config, use
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from persd.config import GenerateTable
 from persd.pool.drafts import Draft, Rejection
-from persd.pool.oracle import answered, tolerance
+from persd.pool.observing import Answer
+from persd.pool.oracle import answered, as_test, tolerance
 from persd.records import Task, Test
-from persd.sandbox import Sandbox, WorkerDied
+from persd.sandbox import Sandbox, WorkerDied, codec
+from persd.sandbox.compare import agrees
 from persd.verify import Job, verify
 
 RULES = GenerateTable(count=1)
@@ -212,6 +214,36 @@ def test_what_is_returned_is_the_test_or_what_is_printed(box: Sandbox, elsewhere
     assert tests[3][0] == Test("f(4)", "n = 4\n8", "loose")
     assert tests[4][:2] == (Test("f(4)", "4"), Test("f(5)", "5", "loose"))
     assert tests[5][0].expected.startswith("[float('nan'), float('inf'), -0.0, 1.33")
+
+
+def test_answers_that_differ_in_rounding_do_not_differ() -> None:
+    def answer(value: object) -> Answer:
+        return Answer("f(1)", codec.encode(value))
+
+    one = 0.1 + 0.2 + 0.3
+    assert one != 0.3 + 0.2 + 0.1
+    assert not answer([one, "a"]).differs(answer([0.3 + 0.2 + 0.1, "a"]))
+    for other in ([one + 1e-6, "a"], [one, "b"], (one, "a"), [one], one, [one, object()]):
+        assert answer([one, "a"]).differs(answer(other))
+    assert answer(1).differs(answer(1.0))
+    assert answer(10**20).differs(answer(10**20 + 1))
+
+
+def test_a_call_is_made_however_it_is_written(box: Sandbox, elsewhere: Sandbox) -> None:
+    task = Task("t", "Twice n.", "def f(n):\n", "f", reference="def f(n):\n    return 2 * n\n")
+    calls = ("f(1)", "f (2)", "(f(3))", " f( 4 )", "f(\n5\n)", "f(6)  # why")
+    ((_, made),) = answered(box, elsewhere, [(0, Draft(task, calls))], RULES)
+    assert isinstance(made, Task)
+    found = [(t.call, t.expected) for t in (*made.seen_tests, *made.tests)]
+    assert found == [(call, str(2 * n)) for n, call in enumerate(calls, 1)]
+
+
+def test_complex_numbers_have_room_for_rounding() -> None:
+    assert tolerance(1 + 2j) == tolerance([(0.5 + 1j, 2.0)]) == pytest.approx(1e-9)
+    made = as_test(Answer("f(1)", codec.encode((0.1 + 0.2j) * 3)))
+    assert isinstance(made, Test)
+    assert agrees(made, {"v": codec.encode(0.3 + 0.6j), "o": ""})
+    assert not agrees(made, {"v": codec.encode(0.3 + 0.61j), "o": ""})
 
 
 def test_floats_have_room_and_whole_numbers_beside_them_next_to_none() -> None:

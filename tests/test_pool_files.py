@@ -217,3 +217,11 @@ def test_benchmarks_to_hold_against(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_against(["mbpp"])
     with pytest.raises(UserError, match="nothing can be held against nonsense"):
         read_against(["nonsense"])
+
+
+def test_a_link_to_itself_is_a_file_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    loop, mine = tmp_path / "loop.jsonl", tmp_path / "mine.jsonl"
+    loop.symlink_to(loop)
+    mine.write_text(row("a"))
+    assert refuse_outs([mine], [loop]) == [mine]
+    assert refuse_outs([loop], [mine]) == []

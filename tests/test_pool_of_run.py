@@ -20,8 +20,9 @@ from persd.pool import of_run
 from persd.pool.difficulty import noted, pass_rate
 from persd.pool.files import write_tasks
 from persd.pool.generate import Ended
+from persd.pool.of_run import load_pool
 from persd.records import Request
-from persd.run import Run, load_pool
+from persd.run import Run
 from persd.tasks import lab
 
 POOL = lab.load(count=12, seed=3)

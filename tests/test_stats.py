@@ -110,3 +110,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert "again is a near-duplicate of add" in told.stdout
     found = CliRunner().invoke(app, ["tasks", "stats", str(path), "--json"])
     assert json.loads(found.stdout)["tasks"] == 3
+
+
+def test_a_cost_that_is_no_price_is_not_counted(tmp_path: Path) -> None:
+    odd = (float("inf"), float("nan"), 10**400, -1, True, "0.5", 0.25)
+    tasks = [replace(make_task(), task_id=str(i), meta={"usd": usd}) for i, usd in enumerate(odd)]
+    write_tasks(tmp_path / "t.jsonl", tasks)
+    found = stats(Source(str(tmp_path / "t.jsonl")))
+    assert found["usd"] == {"total": 0.25, "tasks": 1, "per_task": 0.25}
+    assert json.dumps(found, allow_nan=False)

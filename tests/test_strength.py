@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -175,3 +176,34 @@ def test_mutants_are_few_different_and_always_the_same() -> None:
     assert found == list(mutants(reference, 3))
     assert list(mutants(reference, 0)) == []
     assert list(mutants("def f(")) == list(mutants("f(" * 5000)) == list(mutants("\0")) == []
+
+
+@pytest.mark.parametrize("use", ["print(n)", "warnings.warn('low')", "logger.info('%s', n)"])
+def test_what_is_said_beside_a_value_is_left_as_it_is(use: str) -> None:
+    above = "import logging, warnings\nlogger = logging.getLogger()\n"
+    reference = f"{above}def f(n):\n    if n:\n        {use}\n    n += 1\n    return n\n"
+    found = list(mutants(reference, 99))
+    assert found
+    assert all(ast.unparse(ast.parse(use)) in code for code in found)
+
+
+def test_what_is_printed_in_place_of_a_value_is_changed() -> None:
+    reference = "def f(n):\n    def g():\n        return 1\n    print(n)\n    return\n"
+    assert any("print(n)" not in code for code in mutants(reference, 99))
+
+
+def test_only_what_the_entry_point_may_call_is_changed() -> None:
+    parts = {
+        "add": "def add(a, b):\n    c = a + 1\n    return c\n",
+        "f": "def f(n):\n    m = add(n, 2) + SIZE\n    return m\n",
+        "size": "def size():\n    s = 3\n    return s\n",
+        "SIZE": "SIZE = size()\n",
+        "main": "def main():\n    x = f(7)\n    return x\n",
+        "test_f": "def test_f():\n    y = f(8)\n    return y\n",
+        "guard": "if __name__ == '__main__':\n    main()\n",
+    }
+    found = list(mutants("".join(parts.values()), 99, "f"))
+    changed = {name for name, part in parts.items() for code in found
+               if ast.unparse(ast.parse(part)) not in code}  # fmt: skip
+    assert changed == {"add", "f", "size"}
+    assert len(list(mutants("".join(parts.values()), 99))) > len(found)

@@ -147,6 +147,11 @@ FAULTS: list[tuple[Any, str, str]] = [
     ({**ROW, "reference": "def double(n) return"}, "bad_reference", "line 1"),
     ({**ROW, "reference": "    return (2 * n"}, "bad_reference", "line 2"),
     ({**ROW, "reference": "def other(n):\n    pass"}, "bad_reference", "double"),
+    (
+        {**ROW, "reference": f"def double(n):\n    return n{' + 0' * 970}"},
+        "bad_reference",
+        "nested",
+    ),
     ({**ROW, "meta": []}, "ok", ""),
     ({**ROW, "meta": "x"}, "wrong_type", "meta"),
 ]
@@ -533,6 +538,14 @@ def test_test_code_is_checked_too(box: Sandbox) -> None:
     assert check(box, [a_task(tests=(), test_code=code)])["problems"] == []
     weak = "def check(candidate):\n    assert candidate(2) == 2 or True\n"
     assert "stub_passes" in reasons(check(box, [a_task(tests=(), test_code=weak)]))
+
+
+@pytest.mark.parametrize("mine", [5, "x", [], [5], [{}], {"call": "f(1)"}])
+def test_a_note_of_ones_own_that_is_called_left_out_is_none_of_ours(
+    box: Sandbox, mine: object
+) -> None:
+    found = check(box, [replace(a_task(), meta={"left_out": mine})])
+    assert (found["ok"], found["warnings"]) == (1, [])
 
 
 def test_warnings_are_no_problems(box: Sandbox) -> None:

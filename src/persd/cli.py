@@ -755,7 +755,8 @@ def _refuse_untrainable(config: Config) -> None:
 def _opened(config: Config, progress: Progress) -> Iterator[Run]:
     """The run of a config with its tasks stored, or UserError before anything is paid (but for
     tasks that are to be written). Stops softly."""
-    from persd.run import Run, load_pool
+    from persd.pool.of_run import load_pool
+    from persd.run import Run
 
     with Run(config, progress) as opened, stoppable(opened):
         load_pool(opened)

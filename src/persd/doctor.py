@@ -154,7 +154,7 @@ def _title(model: Mapping[str, Any]) -> str:
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> Table:
-    from persd.report.tables import new_table, text_cell
+    from persd.report.text import new_table, text_cell
 
     table = new_table("")
     table.title = None

@@ -15,9 +15,10 @@ from typing import Any
 from persd.closeness import closeness
 from persd.config import Config
 from persd.errors import UserError
+from persd.pool.of_run import load_pool
 from persd.progress import Progress
 from persd.records import Kind, State, Task, Verdict
-from persd.run import Case, Run, load_pool
+from persd.run import Case, Run
 from persd.tasks.persdistill import FILES, label_faults, recorded
 
 KINDS: tuple[Kind, ...] = ("direct", "attempt", "refinement")

@@ -20,6 +20,9 @@ from persd.records import Solution, State, Task, TaskState, Verdict, content_of
 from persd.sandbox import Limits
 from persd.session import Session
 
+#: The ledger's fact of how a pool was chosen by difficulty.
+CHOICE = "pool"
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -109,10 +112,8 @@ class Run(Session):
         reached = {"tasks"} if some("tasks WHERE benchmark = ''") else set()
         if some("verdicts"):
             reached.add("verify")
-        from persd.pool.difficulty import noted
-
         # a pool that was chosen by difficulty is this student's
-        if some("solutions WHERE benchmark = ''") or noted(self.ledger) is not None:
+        if some("solutions WHERE benchmark = ''") or self.ledger.meta(CHOICE) is not None:
             reached.add("student")
         if some("calls WHERE role = 'teacher'"):
             reached.add("teacher")
@@ -225,23 +226,6 @@ def stored_config(ledger: Ledger) -> Config:
     if stored is None:
         raise UserError("the run holds no config", where=str(ledger.path))
     return Config.model_validate(json.loads(stored))
-
-
-def load_pool(run: Run) -> None:
-    """Read the run's tasks from their source and hold them against what the run began with.
-
-    A source on the Hub is not fetched again once its tasks are stored; what is written by a
-    teacher, or chosen by difficulty, is made once (``pool.of_run``).
-    """
-    table = run.config.tasks
-    if table.generate is not None or table.difficulty is not None:
-        from persd.pool.of_run import make_pool
-
-        make_pool(run)
-        return
-    on_hub = table.path is None and table.source in task_sources.BENCHMARKS
-    if not (on_hub and run.ledger.count_tasks()):
-        run.store_tasks(read_pool(run.config))
 
 
 def read_pool(config: Config) -> Iterator[Task]:

@@ -71,10 +71,21 @@ def _of_tree(text: str, tree: ast.Module, names: Collection[str], told: bool) ->
     found = list[str]()
     for statement in tree.body:
         calls = [_segment(lines, node) for node in _outermost(statement, names)]
+        if told and not calls and isinstance(statement, (ast.Expr, ast.Assign)):
+            calls = _quoted(statement.value, names)
         if told and not calls and isinstance(statement, ast.Expr):
             calls = [_segment(lines, statement)]
         found += calls
     return found
+
+
+def _quoted(node: ast.expr, names: Collection[str]) -> list[str]:
+    """Calls that are told as a list of texts, ``["f(1)", "f(2)"]``; empty: it is none."""
+    items = node.elts if isinstance(node, (ast.List, ast.Tuple)) else []
+    texts = [i.value for i in items if isinstance(i, ast.Constant) and isinstance(i.value, str)]
+    if len(texts) < len(items):
+        return []
+    return [call for text in texts for call in calls_in(text, names)]
 
 
 def _outermost(tree: ast.AST, names: Collection[str]) -> Iterator[ast.Call]:

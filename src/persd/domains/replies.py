@@ -38,6 +38,10 @@ def read_tasks(text: str, *, cut: bool = False) -> list[Proposal | Unread]:
     text = clean(text)
     if not text.strip():
         return [Unread("the reply is empty", text, cut)]
+    spoken = _spoken(text)
+    if spoken is None:
+        return [Unread("the reply ends within its thoughts", text, True)]
+    text = _unwrapped(spoken)
     segments = _segments(text)
     headed = any(segment.headed for segment in segments)
     told = None if headed else json_tasks(text)
@@ -53,11 +57,44 @@ def read_tasks(text: str, *, cut: bool = False) -> list[Proposal | Unread]:
 def read_calls(text: str, entry_point: str) -> list[str]:
     """The calls of a function that a reply lists, in order. Never raises."""
     text = clean(text)
+    text = _spoken(text) or text
     told = json_calls(text)
     if told is not None:
         return [call for item in told for call in calls_in(item, {entry_point})]
     blocks = [b.code for b in blocks_in(text)]
     return [call for piece in blocks or [text] for call in calls_in(piece, {entry_point})]
+
+
+# ---- a reply, less what is around it ---------------------------------------------------------
+
+
+def _spoken(text: str) -> str | None:
+    """What is said after the thoughts of a model whose server leaves them in; None: it comes to
+    no more than thoughts. They end with ``</think>``; their ``<think>`` may be the question's."""
+    first = text.lstrip().partition("\n")[0]
+    if heading_of(first) is not None:
+        return text
+    end = _THOUGHT.search(text)
+    if end is not None:
+        return text[end.end() :]
+    return None if first.startswith("<think>") else text
+
+
+def _unwrapped(text: str) -> str:
+    """A reply that is a block of Markdown, less the fences of that block.
+
+    They are often no longer than those within it: the one that closes it is left over, then.
+    """
+    lines = text.split("\n")
+    number = next((i for i, line in enumerate(lines) if heading_of(line) or "```" in line), 0)
+    rest = lines[number + 1 :]
+    head = next((line for line in rest if line.strip()), "")
+    if not _MARKDOWN.fullmatch(lines[number].strip()) or heading_of(head) is None:
+        return text
+    last = blocks_in("\n".join(rest))[-1:]
+    if last and not last[0].closed and not last[0].language:
+        del rest[last[0].first]
+    return "\n".join([*lines[:number], *rest])
 
 
 # ---- a reply, divided into tasks -------------------------------------------------------------
@@ -159,7 +196,8 @@ def _joined(sections: list[_Section]) -> _Section:
 def _read_line(segments: list[_Segment], line: str) -> None:
     """A line outside of blocks: a heading, or text of the section it stands in."""
     segment, section = segments[-1], heading_of(line)
-    if section is None or (section.kind == "examples" and not segment.has_blocks):
+    early = section is not None and section.kind == "examples" and not segment.has_blocks
+    if section is None or early or _is_within(segment.sections[-1:], section, line):
         segment.add(line)
         return
     again = segment.has_blocks and bool(segment.kinds & {"calls", "examples"})
@@ -170,6 +208,15 @@ def _read_line(segments: list[_Segment], line: str) -> None:
         above = _after_blocks(segment.sections[-1]) if section.kind == "code" else []
         segments.append(_Segment([_Section("task", lines=above)], headed=True))
     segments[-1].open(section)
+
+
+def _is_within(told: list[_Section], section: _Section, line: str) -> bool:
+    """Whether a line such as ``Function name: `f``` is part of an instruction that stands under a
+    heading with a line of its own, where the next heading would have one as well."""
+    plain = bool(section.title) and line.lstrip()[:1] != "#" and not section.styled
+    numbered = bool(_DIGIT.search(line.partition(section.title)[0])) if plain else False
+    under = bool(told) and told[0].kind == "instruction" and not told[0].title
+    return under and plain and not numbered and section.kind not in ("calls", "examples")
 
 
 def _after_blocks(section: _Section) -> list[str]:
@@ -334,6 +381,9 @@ def is_rule(line: str) -> bool:
 
 _KINDS: tuple[Kind, ...] = ("instruction", "calls", "examples", "name", "code", "task")
 _PROSE: tuple[Kind, ...] = ("task", "instruction", "name", "code")
+_THOUGHT = re.compile(r"</think>[ \t]*$", re.MULTILINE)
+_MARKDOWN = re.compile(r"`{3,}[ ]?(?:markdown|md)", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
 _TEXT = ("text", "txt", "markdown", "md")
 _NAMED = re.compile(r"(?P<quote>`?)(?P<name>\w+)\s*(?:\(.*\))?`?")
 _HEADING = re.compile(

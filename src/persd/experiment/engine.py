@@ -35,9 +35,10 @@ from persd.experiment.grid import Arm, Collection, Grid
 from persd.files import replacing
 from persd.ledger import FILE_NAME, Ledger
 from persd.outcomes import NOT_RUN
+from persd.pool.of_run import load_pool
 from persd.progress import QUIET, Progress
 from persd.records import Evaluation, Example, content_id, derive_seed, from_plain
-from persd.run import Run, limits_of, load_pool
+from persd.run import Run, limits_of
 from persd.sandbox import Sandbox
 from persd.session import Session, cores, price_for, spent_so_far
 from persd.train.mix import is_file, with_mix

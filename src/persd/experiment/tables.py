@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from persd.experiment.paper import SOURCE
 from persd.experiment.results import INTERVAL, LAB_NOTE, ONE_SEED
 from persd.report import compared
-from persd.report.tables import BELOW, BESIDE, WIDTH, new_table, say, score_cell, text_cell
-from persd.report.text import number, percent, usd
+from persd.report.tables import BELOW, BESIDE, WIDTH, say, score_cell
+from persd.report.text import new_table, number, percent, text_cell, usd
 
 if TYPE_CHECKING:
     from rich.console import Console

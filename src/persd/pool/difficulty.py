@@ -30,14 +30,13 @@ from persd.evaluate import Exam, Sample, first_question, judged
 from persd.ledger import Ledger
 from persd.outcomes import APART, PASSED
 from persd.records import Request, Task
+from persd.run import CHOICE
 from persd.session import NOT_ATTEMPTS, Session
 
 Select = Literal["none", "learnable"]
 
 #: Key of a task's ``meta``, and in it what a source's own value of that name is kept under.
 KEY, LABEL = "difficulty", "label"
-#: Key of a ledger's meta: how the pool's tasks were chosen (``noted``).
-NOTE = "pool"
 #: Marks of a histogram beside 0.
 _MARKS = 10
 
@@ -385,12 +384,12 @@ def note(
 ) -> None:
     """Keep how a pool was chosen, for the report: nothing is dropped silently."""
     plain = {"student": student, "samples": samples, "select": select, **found.plain()}
-    ledger.set_meta(NOTE, json.dumps(plain))
+    ledger.set_meta(CHOICE, json.dumps(plain))
 
 
 def noted(ledger: Ledger) -> dict[str, Any] | None:
     """What ``note`` kept: ``student``, ``samples`` of a task, ``select``, and ``Chosen.plain``
     (of a task file that was only measured: ``Rates.plain``). None: nothing."""
-    stored = ledger.meta(NOTE)
+    stored = ledger.meta(CHOICE)
     found = None if stored is None else json.loads(stored)
     return found if isinstance(found, dict) else None

@@ -14,6 +14,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -105,13 +106,13 @@ def refuse_outs(outs: Sequence[Path], inputs: Iterable[Path | None]) -> list[Pat
     Raises UserError, before any work is done, for a file that is read, that is given twice, that
     holds something else or that cannot be written.
     """
-    taken = {p.resolve(): p for p in inputs if p is not None}
+    taken = {realpath(p): p for p in inputs if p is not None}
     for out in outs:
         refuse_target(out, _WHAT)
-        if out.resolve() in taken:
+        if realpath(out) in taken:
             what = f"cannot write {_WHAT}: the same file is read, or written twice"
             raise UserError(what, where=str(out), hint="give --out another file")
-        taken[out.resolve()] = out
+        taken[realpath(out)] = out
         if out.exists() and out.stat().st_size and not _is_task_file(out):
             what = f"cannot write {_WHAT}: the file is there, and is no task file"
             raise UserError(what, where=str(out), hint="give --out another file, or remove it")

@@ -26,16 +26,30 @@ from persd.pool.generate import (
 from persd.records import Task, content_of
 from persd.run import Run, read_pool
 from persd.screen import against, read_benchmark
+from persd.tasks import BENCHMARKS
 
 
-def make_pool(run: Run) -> None:
-    """Store the run's tasks, where they are not stored yet.
+def load_pool(run: Run) -> None:
+    """Store the run's tasks, or hold them against those that the run began with.
 
-    Raises UserError or WorkFailed where fewer tasks came than are wanted (what came is kept, and
-    the next run goes on), KeyboardInterrupt where it was stopped.
+    A source on the Hub is not fetched again once its tasks are stored; what is written by a
+    teacher, or chosen by difficulty, is made once. Raises UserError or WorkFailed where fewer
+    tasks came than are wanted (what came is kept, and the next run goes on), KeyboardInterrupt
+    where it was stopped.
     """
-    if run.ledger.count_tasks():
+    table = run.config.tasks
+    is_made = table.generate is not None or table.difficulty is not None
+    on_hub = table.path is None and table.source in BENCHMARKS
+    if run.ledger.count_tasks() and (is_made or on_hub):
         return
+    if is_made:
+        _make(run)
+    else:
+        run.store_tasks(read_pool(run.config))
+
+
+def _make(run: Run) -> None:
+    """Have the pool written, or read, and choose from it."""
     table = run.config.tasks
     if table.generate is not None:
         _write(run, table.generate)
@@ -50,7 +64,7 @@ def make_pool(run: Run) -> None:
 
 
 def _write(run: Run, rules: GenerateTable) -> None:
-    """Have a teacher write a run's tasks. Raises as ``make_pool``."""
+    """Have a teacher write a run's tasks. Raises as ``load_pool``."""
     asked = asking(rules, run.config.run.seed, run.is_unsafe)
     benchmarks = benchmarks_of(run, rules, 'set tasks.generate.data = {{ "{}" = "FILE" }}')
     for name in against(run):  # of which [evaluate] may have some tasks, or another file

@@ -91,7 +91,7 @@ def _too_few(left: Sequence[tuple[Answer, Rejection]], calls: int, wanted: int) 
 # ---- tests -----------------------------------------------------------------------------------
 
 #: How far two right ways to compute one float may be apart: EvalPlus' tolerance for floats alone;
-#: beside whole numbers, which it would loosen, no more than rounding.
+#: beside whole numbers, which it would loosen, and of complex ones, no more than rounding.
 _BESIDE_INTS = 1e-9
 
 
@@ -133,17 +133,17 @@ def _returned(answer: Answer) -> Test | Rejection:
 def tolerance(value: Any) -> float | None:
     """The tolerance of a test that expects a value; None: exact."""
     kinds = {type(number) for number in numbers(value)}
-    if float not in kinds:
+    if not kinds & {float, complex}:
         return None
-    return _BESIDE_INTS if int in kinds else tolerance_of(value, 1e-6)
+    return _BESIDE_INTS if kinds & {int, complex} else tolerance_of(value, 1e-6)
 
 
-def numbers(value: Any) -> Iterator[int | float]:
-    """The whole numbers and floats in plain data, but for those that are looked up."""
+def numbers(value: Any) -> Iterator[int | float | complex]:
+    """The numbers in plain data, but for those that are looked up."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from numbers(item)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif isinstance(value, (int, float, complex)) and not isinstance(value, bool):
         yield value

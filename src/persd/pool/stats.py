@@ -20,6 +20,8 @@ from persd.tasks.rows import Fault
 
 #: Tests of a task, of each kind, whose values are looked at for their types.
 _LOOKED_AT = 10
+#: USD that a task may say it cost; more, infinity included, is no price.
+_DEAR = 1e9
 #: What a teacher's tasks say of themselves (``pool.screening``), by its name here.
 _LINEAGE = {"origins": "origin", "topics": "topic", "difficulties": "difficulty", "ways": "way"}
 
@@ -124,7 +126,7 @@ class _Found:
             if isinstance(value, str) and value:
                 self.said[name][value] += 1
         usd = meta.get("usd")
-        if isinstance(usd, int | float) and not isinstance(usd, bool) and usd >= 0:
+        if isinstance(usd, int | float) and not isinstance(usd, bool) and 0 <= usd <= _DEAR:
             self.usd.append(usd)
 
     def plain(self) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def _tried(task: Task, rules: GenerateTable) -> Steps[Task | Weak | Rejection]:
     reference = task.reference or ""
     known = Job("reference", replace(task, tests=(*task.seen_tests, *task.tests)), reference)
     lazy = list(stubs(task))
-    wrong = [*lazy, *(("a changed copy", code) for code in mutants(reference, rules.mutants))]
+    changed = mutants(reference, rules.mutants, task.entry_point)
+    wrong = [*lazy, *(("a changed copy", code) for code in changed)]
     verdicts = yield from _verdicts(known, [Job(what, task, code) for what, code in wrong])
     first, *others = verdicts
     if not first.passed:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from persd.overlap import MEASURES
 from persd.report import compared
 from persd.report.compared import points
-from persd.report.tables import new_table, say, score_cell, text_cell
-from persd.report.text import number, percent, share
+from persd.report.tables import say, score_cell
+from persd.report.text import new_table, number, percent, share, text_cell
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from persd.outcomes import APART
-from persd.report.tables import BELOW, BESIDE, WIDTH, new_table, score_cell, text_cell
-from persd.report.text import duration, number, percent, share, usd
+from persd.report.tables import BELOW, BESIDE, WIDTH, score_cell
+from persd.report.text import duration, new_table, number, percent, share, text_cell, usd
 
 if TYPE_CHECKING:
     from rich.console import Console

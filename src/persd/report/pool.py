@@ -19,7 +19,7 @@ from persd.records import CANDIDATE_STATES, Candidate, Task
 from persd.report.money import Money, Sum, money
 from persd.report.plots import place
 from persd.report.sets import evenly
-from persd.report.text import number, share, stored_text, usd, visible
+from persd.report.text import new_table, number, share, stored_text, text_cell, usd, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -265,8 +265,6 @@ def _difficulty_lines(ledger: Ledger) -> list[tuple[str, str]]:
 
 def print_pool(console: Console, ledger: Ledger) -> None:
     """The funnel as a table and its money as lines; nothing where there is none."""
-    from persd.report.tables import text_cell
-
     found = funnel(ledger)
     if found is not None:
         console.print(funnel_table(found))
@@ -278,8 +276,6 @@ def print_pool(console: Console, ledger: Ledger) -> None:
 
 def funnel_table(found: Funnel) -> Table:
     """Every state with its candidates, their share and what it means."""
-    from persd.report.tables import new_table, text_cell
-
     title = (
         f"{number(found.candidates)} candidates of {number(found.replies)} replies "
         f"to {number(found.questions)} questions"

@@ -10,7 +10,7 @@ from persd.ledger import Ledger
 from persd.report import compared, pool, sets, summary
 from persd.report.money import FATES, WASTED, Money, Sum, money
 from persd.report.results import results
-from persd.report.text import number, percent, share, usd, visible
+from persd.report.text import new_table, number, percent, share, text_cell, usd
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -278,25 +278,3 @@ def _value(value: Any) -> str:
 def say(console: Console, text: str) -> None:
     """A remark under a table."""
     console.print(text_cell(text), style="dim")
-
-
-def text_cell(value: str) -> Any:
-    """Text of others: no markup is read in it, and nothing in it moves the cursor."""
-    from rich.text import Text
-
-    return Text(visible(value))
-
-
-def new_table(title: str) -> Table:
-    """An empty table in the one style all have here."""
-    from rich import box
-    from rich.table import Table
-
-    return Table(
-        title=text_cell(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )

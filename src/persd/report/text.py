@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: Printed where a number is not known; a price that is not known is never 0.
 UNKNOWN = "unknown"
@@ -69,3 +72,25 @@ def duration(seconds: float | None) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def text_cell(value: str) -> Any:
+    """Text of others: no markup is read in it, and nothing in it moves the cursor."""
+    from rich.text import Text
+
+    return Text(visible(value))
+
+
+def new_table(title: str) -> Table:
+    """An empty table in the one style all have here."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=text_cell(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )

@@ -354,12 +354,20 @@ def _jobs(
             findings.warn(item.task_id, "untested", why)
         elif item.reference is None:
             findings.warn(item.task_id, "no_reference", "nothing to check its tests with")
-        if left_out := item.meta.get("left_out"):
-            first = f"{left_out[0]['call']}: {left_out[0]['reason']}"
-            findings.warn(item.task_id, "left_out", f"{len(left_out)} inputs, the first {first}")
+        if left_out := _left_out(item):
+            findings.warn(item.task_id, "left_out", left_out)
         if case.probes:
             waiting.append(case)
             yield from (job for _, job in case.probes)
+
+
+def _left_out(task: Task) -> str:
+    """The inputs of a benchmark that make no test; empty: none, or a user's own ``meta`` that
+    only shares the name."""
+    match task.meta.get("left_out"):
+        case [{"call": call, "reason": reason}, *_] as rows:
+            return f"{len(rows)} inputs, the first {call}: {reason}"
+    return ""
 
 
 def _probes(task: Task) -> list[tuple[str, Job]]:
@@ -374,7 +382,7 @@ def _probes(task: Task) -> list[tuple[str, Job]]:
     probes += [("reference", again), ("backwards", backwards)]
     if task.seen_tests:
         probes.append(("seen", replace(again, tests="seen")))
-    for code in mutants(reference):
+    for code in mutants(reference, entry_point=task.entry_point):
         probes.append(("mutant", Job("mutant", task, code, "hidden", MUTANT_LIMITS, True)))
     return probes
 

@@ -4,7 +4,8 @@ nothing.
 What is changed (as in mutation testing; DeMillo et al. 1978): operators, conditions, constants,
 statements left out, values not returned, calls whose argument is taken in their place, slices
 that are not cut. Nothing is changed where a call would hardly show it: docstrings, annotations,
-defaults, the texts of errors, and what stands beside functions and classes.
+defaults, the texts of errors, warnings and logs, what a function prints beside the value that it
+returns, and what stands beside functions and classes.
 """
 
 from __future__ import annotations
@@ -55,15 +56,16 @@ class _Change(NamedTuple):
     new: ast.AST
 
 
-def mutants(program: str, most: int = 6) -> Iterator[str]:
+def mutants(program: str, most: int = 6, entry_point: str = "") -> Iterator[str]:
     """Up to ``most`` copies of the program with one change each, no two the same.
 
-    The changes are spread evenly over its statements; the same program, the same mutants.
+    The changes are spread evenly over its statements, of functions that ``entry_point`` (empty:
+    anybody) may come to call; the same program, the same mutants.
     """
     try:
         tree = ast.parse(program)
         known = {ast.unparse(tree)}
-        for change in _spread(_changes(tree), most):
+        for change in _spread(_changes(tree, entry_point), most):
             old = change.put(change.new)
             changed = ast.unparse(tree)
             change.put(old)
@@ -93,16 +95,46 @@ def _is_text(change: _Change) -> bool:
     return isinstance(change.new, ast.Constant) and isinstance(change.new.value, str)
 
 
-def _changes(tree: ast.Module) -> Iterator[_Change]:
+def _changes(tree: ast.Module, entry_point: str) -> Iterator[_Change]:
     imported = {
         (name.asname or name.name).partition(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in node.names
     }
+    reached = _reached(tree, entry_point)
     for node in tree.body:
-        if isinstance(node, _DEFINITIONS):
+        if isinstance(node, _DEFINITIONS) and node.name in reached:
             yield from _within(node, node.lineno, imported)
+
+
+def _reached(tree: ast.Module, entry_point: str) -> set[str]:
+    """The functions and classes whose names the entry point or a statement beside them uses, and
+    theirs in turn; all, where it is none of them. What only shows the program in use is none."""
+    own = [node for node in tree.body if isinstance(node, _DEFINITIONS)]
+    uses = {name: set[str]() for name in (node.name for node in own)}
+    if entry_point not in uses:
+        return set(uses)
+    for node in own:
+        uses[node.name] |= _named(node) & uses.keys()
+    found, todo = set[str](), [entry_point]
+    beside = [n for n in tree.body if not isinstance(n, _DEFINITIONS) and not _is_main(n)]
+    todo += [name for node in beside for name in _named(node)]
+    while todo:
+        name = todo.pop()
+        if name in uses and name not in found:
+            found.add(name)
+            todo += uses[name]
+    return found
+
+
+def _is_main(node: ast.stmt) -> bool:
+    """``if __name__ == "__main__":``"""
+    return isinstance(node, ast.If) and "__name__" in _named(node.test)
+
+
+def _named(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -111,19 +143,49 @@ _UNSHOWN = frozenset({"decorator_list", "returns", "bases", "annotation", "msg",
 _UNSHOWN_NODES = (ast.arguments, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 
-def _within(node: ast.AST, line: int, imported: Set[str]) -> Iterator[_Change]:
+def _within(
+    node: ast.AST, line: int, imported: Set[str], aside: Set[str] = frozenset()
+) -> Iterator[_Change]:
     """All that may be changed in a node, in the order of the source."""
+    if isinstance(node, _FUNCTIONS):
+        aside = {*imported & _ASIDE, "logger", *(["print"] if _returns(node) else [])}
     for name, value in ast.iter_fields(node):
         if name in _UNSHOWN:
             continue
         for place, item in enumerate(value if isinstance(value, list) else [value]):
             if not isinstance(item, ast.AST) or isinstance(item, _UNSHOWN_NODES) or _is_doc(item):
                 continue
+            if _says(item) in aside:
+                continue
             put = _putting(node, name, place if isinstance(value, list) else None)
             line = item.lineno if isinstance(item, ast.stmt) else line
             if not (isinstance(node, _DEFINITIONS) and item is node.body[-1]):  # a stub is that
                 yield from (_Change(line, put, new) for new in _instead(item, imported))
-            yield from _within(item, line, imported)
+            yield from _within(item, line, imported, aside)
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+#: Modules through which nothing is said that is in an answer.
+_ASIDE = frozenset({"warnings", "logging"})
+
+
+def _says(node: ast.AST) -> str:
+    """What a statement calls, or calls a method of, by its name; empty: nothing."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    called = call.func if isinstance(call, ast.Call) else None
+    return getattr(called.value if isinstance(called, ast.Attribute) else called, "id", "")
+
+
+def _returns(function: ast.AST) -> bool:
+    """Whether it returns a value, by itself."""
+    todo = [function]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Return) and not _is_none(node.value):
+            return True
+        inner = (n for n in ast.iter_child_nodes(node) if not isinstance(n, _DEFINITIONS))
+        todo.extend(inner)
+    return False
 
 
 def _is_doc(node: ast.AST) -> bool:

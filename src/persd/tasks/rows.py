@@ -281,6 +281,8 @@ def whole_program(task: Task, text: str) -> str:
             problems.append(f"defines no {entry_point}")
         except SyntaxError as error:
             problems.append(f"line {error.lineno}: {error.msg}")
+        except RecursionError:
+            problems.append("nested too deeply")
     problem = problems[1] if text[:1] in (" ", "\t", "\n") else problems[0]
     raise Wrong(
         "bad_reference",
