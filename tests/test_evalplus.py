@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from persd.errors import UserError
+from persd.pool.check import check
 from persd.records import Task, Test
 from persd.sample_rows import Benchmark
 from persd.sandbox import Sandbox
 from persd.sandbox.compare import literal, read_expected
 from persd.tasks import Split, load, normal_id, read
-from persd.tasks.check import check
 from persd.tasks.evalplus import literal_text, tolerance_of
 from persd.tasks.rows import Fault, call_keys
 from persd.tasks.seen import shared_calls

@@ -24,9 +24,9 @@ from persd.config import GenerateTable, StudentTable, TeacherTable
 from persd.domains.authoring import render
 from persd.errors import UserError
 from persd.ledger import Ledger
+from persd.likeness import Match
 from persd.models import ModelUnavailable
 from persd.models.scripted import ScriptedModel
-from persd.overlap import Match
 from persd.pool import generate as module
 from persd.pool.drafts import Rejection
 from persd.pool.generate import Asking, Ended, accepted, generate, wave_size

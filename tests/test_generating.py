@@ -187,7 +187,7 @@ def test_what_is_not_said_is_chosen_by_who_writes(tmp_path: Path, seeds: Path) -
     how: dict[str, Any] = {"out": out, "run": None, "seed": 0, "command": "persd tasks generate"}
     found = order_of(given, served, [], None, **how)
     assert (found.rules.against, found.rules.seeds) == (["humaneval", "mbpp"], "mbpp")
-    assert found.run == Path("runs/tasks/tasks")
+    assert found.run == Path("runs/tasks/tasks.v2")
     assert found.card == Path("some/tasks.v2.jsonl.md")
     found = order_of(given, {"model": "lab"}, ["max_tokens=50", "timeout=9.5"], None, **how)
     assert (found.rules.seeds, found.rules.max_tokens, found.teacher.timeout) == ("lab", 50, 9.5)
@@ -210,16 +210,22 @@ def test_the_file_is_refused_before_anything_is_done(tmp_path: Path, seeds: Path
         planned(replace(order(tmp_path), out=seeds))
 
 
-def test_what_a_folder_held_and_what_is_replaced_is_told(tmp_path: Path, seeds: Path) -> None:
+def test_a_file_of_others_is_refused_and_what_a_folder_held_is_told(
+    tmp_path: Path, seeds: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     write_tasks(out, SEEDS)
+    before = out.read_bytes()
     command = ("tasks", "generate", "--seeds", seeds, "--teacher", "lab", "--out", out)
+    foreign = persd(*command, "--run", tmp_path / "run", "--count", "5")
+    assert foreign.returncode == 2
+    assert "not written here" in foreign.stderr
+    assert out.read_bytes() == before
+    out.unlink()
     first = persd(*command, "--run", tmp_path / "run", "--count", "5")
     assert first.returncode == 0, first.stderr
-    assert f"{out} is replaced" in first.stderr
     assert "already" not in first.stderr
     again = persd(*command, "--run", tmp_path / "run", "--count", "2")
-    assert "is replaced" not in again.stderr
     held = re.search(r"holds (\d+) accepted tasks already", again.stderr)
     assert held is not None
     told = f"the first of {held[1]} accepted"

@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persd import tasks as task_sources
-from persd.overlap import (
-    Overlap,
-    clean_ids,
-    normalise,
-    overlap_report,
-    program_of,
-    prose,
-    read_program,
-)
+from persd.likeness import normalise, program_of, prose, read_program
+from persd.overlap import Overlap, clean_ids, overlap_report
 from persd.records import Task
 
 SUM_EVEN = """

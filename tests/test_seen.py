@@ -15,9 +15,9 @@ from persd.errors import UserError
 from persd.progress import Progress
 from persd.records import Task, Test
 from persd.sandbox import Sandbox
-from persd.tasks.check import Dropped, sound_seen, validated
 from persd.tasks.rows import call_keys
 from persd.tasks.seen import readable, seen_report, seen_source, shared_calls
+from persd.tasks.sound import Dropped, sound_seen, validated
 
 
 @pytest.fixture(scope="module")

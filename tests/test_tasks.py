@@ -17,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persd.errors import UserError
+from persd.pool.check import check, check_source
 from persd.progress import Progress
 from persd.records import Task, Test
 from persd.sandbox import Sandbox
 from persd.tasks import load, normal_id, read
-from persd.tasks.check import check, check_source, sound_seen
 from persd.tasks.humaneval import examples_in
 from persd.tasks.mutants import mutants
 from persd.tasks.rows import Fault
+from persd.tasks.sound import sound_seen
 
 ROW: dict[str, Any] = {
     "task_id": "double",

@@ -11,7 +11,7 @@ from persd.errors import UserError
 from persd.ledger import Ledger
 from persd.records import Task, content_id
 from persd.session import Session
-from persd.tasks.check import sound_seen
+from persd.tasks.sound import sound_seen
 
 #: Benchmarks that the embedded family makes, and the split each is.
 LAB_SPLITS: dict[str, task_sources.Split] = {"lab": "test", "lab-validation": "validation"}

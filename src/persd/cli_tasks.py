@@ -46,7 +46,7 @@ Folder = Annotated[
     Path | None,
     typer.Option(
         "--run",
-        help="Its ledger's folder; default: runs/tasks/ and OUT's name up to its first dot, "
+        help="Its ledger's folder; default: runs/tasks/ and OUT's name without .jsonl, "
         "wherever OUT is.",
     ),
 ]
@@ -329,7 +329,7 @@ def tasks_check(
     as_json: Json = False,
 ) -> None:
     """Run every reference and a stub: bad tests are named before anyone pays."""
-    from persd.tasks.check import check_source
+    from persd.pool.check import check_source
 
     with watched() as progress:
         found = check_source(source, data, limit, progress, against=against or [], unsafe=unsafe)
@@ -499,7 +499,7 @@ def _tell_near(rows: Sequence[Mapping[str, Any]], what: str = "") -> None:
 
     for row in rows[:_LINES]:
         where = f" in {row['file']}" if "file" in row else ""
-        told = f"{row['measure']} {row['alike']:.2f} alike ({row['shared']})"
+        told = f"{row['measure']} {row['alike']:.2f} alike ({row['text'] or row['shared']})"
         print(visible(f"{what}{row['task_id']} is a near-duplicate of {row['of']}{where}: {told}"))
     if len(rows) > _LINES:
         print(f"{what}{number(len(rows) - _LINES)} more near-duplicates (--json has them)")
@@ -511,7 +511,7 @@ def _tell_overlap(found: Mapping[str, Any] | None) -> None:
 
     for name, row in (found or {"benchmarks": {}})["benchmarks"].items():
         for match in row["matches"][:_LINES]:
-            told = f"{match['measure']} {match['alike']:.2f} alike ({match['shared']})"
+            told = f"{match['measure']} {match['alike']:.2f} alike ({match['text']})"
             print(visible(f"{match['train_id']} overlaps {name} {match['task_id']}: {told}"))
         if row["pairs"] > _LINES:
             more = number(row["pairs"] - _LINES)

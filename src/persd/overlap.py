@@ -27,26 +27,28 @@ They see words and syntax, not meaning: a task that is told afresh and solved an
 
 from __future__ import annotations
 
-import ast
 import heapq
 import math
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
-from persd.domains.align import Misaligned, read_header
-from persd.domains.layout import FUNCTIONS, has_docstring
-from persd.domains.names import BUILTINS, clean, parse
 from persd.domains.prompts import shorten
+from persd.likeness import (
+    LEAD,
+    MEASURES,
+    Match,
+    Measure,
+    Program,
+    normalise,
+    program_of,
+    prose,
+    singular,
+    word_shingles,
+)
 from persd.records import Task
-
-Measure = Literal["words", "instruction", "program", "both"]
-MEASURES: tuple[Measure, ...] = ("words", "instruction", "program", "both")
 
 # All thresholds were chosen by eye on one set of pairs: the paper's release (3,243 tasks) against
 # HumanEval (164) and MBPP's test split (500). Of the 33 pairs they leave there 26 are twins (and
@@ -60,171 +62,8 @@ SAME_PROGRAM = 0.8
 LEAST_NODES = 25
 #: The least that both measures must reach, and their geometric mean.
 EITHER, BOTH = 0.2, 0.36
-#: Nodes of a shingle of a program; characters of what is shown.
-_SHINGLE, _SHOWN = 6, 200
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A benchmark's task that a training task overlaps, by the measure that says it loudest."""
-
-    benchmark: str
-    task_id: str
-    """The benchmark's task."""
-    measure: Measure
-    alike: float
-    """0-1, 1: the same."""
-    shared: str
-    """What they share, for reading: words, or nodes of the syntax tree."""
-
-
-# -- a task as words --------------------------------------------------------------------------
-
-
-def prose(task: Task) -> str:
-    """What a task says in words: instruction and docstring, without examples and asserts."""
-    text = task.instruction
-    try:
-        text += "\n" + (ast.get_docstring(read_header(task).function) or "")
-    except (Misaligned, RecursionError):
-        pass
-    return "\n".join(_without_examples(text, task.entry_point))
-
-
-def _without_examples(text: str, entry_point: str) -> Iterator[str]:
-    """The lines that are prose; a doctest ends with a blank line."""
-    in_doctest = False
-    call = re.compile(rf"\b{re.escape(entry_point)}\s*\(")
-    for line in text.splitlines():
-        in_doctest = bool(line.strip()) and (in_doctest or line.lstrip().startswith(">>>"))
-        if not (in_doctest or line.lstrip().startswith("assert ") or call.search(line)):
-            yield line
-
-
-def normalise(text: str) -> list[str]:
-    """The words of a text in lower case, without marks and punctuation. Takes any text, and
-    gives the words of its own words again."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    plain = unicodedata.normalize("NFKD", plain.casefold())
-    return _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))
-
-
-_WORD = re.compile(r"[^\W_]+")
-
-
-def word_shingles(words: Sequence[str]) -> frozenset[Hashable]:
-    """Content words, without the s of a plural, and pairs of neighbours among them."""
-    content = [singular(w) for w in words if w not in LEAD]
-    return frozenset([*content, *pairwise(content)])
-
-
-def singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-# -- a task as a program ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """The syntax of a program's functions and classes, without what its author named."""
-
-    tree: tuple[str, ...]
-    """Nodes in order; own names are numbered as they come."""
-    shingles: frozenset[Hashable]
-    """Runs of nodes, own names all alike."""
-    nodes: int
-
-
-def program_of(task: Task) -> Program | None:
-    """A task's reference, or the direct answer it was released with; None: it has none that
-    parses and defines something."""
-    source, direct = task.reference, task.meta.get("direct")
-    if source is None and isinstance(direct, str):
-        source = task.header + direct
-    return None if source is None else read_program(source)
-
-
-def read_program(source: str) -> Program | None:
-    """The syntax of a source; None where it does not compile or defines nothing."""
-    try:
-        tree = parse(clean(source))
-        kept = [n for n in tree.body if isinstance(n, (*FUNCTIONS, ast.ClassDef))]
-        nodes = _Nodes(kept).found
-    except (SyntaxError, RecursionError):
-        return None
-    flat = [OWN.sub("$", n) for n in nodes if n != END]
-    runs = range(max(1, len(flat) - _SHINGLE + 1))
-    shingles = frozenset(tuple(flat[i : i + _SHINGLE]) for i in runs)
-    return Program(tuple(nodes), shingles, len(flat)) if flat else None
-
-
-#: What a tree has after the last child of a node, and what it has for an own name.
-END = ")"
-OWN = re.compile(r"\$\d+")
-
-
-class _Nodes(ast.NodeVisitor):
-    """The nodes of some definitions in order, ``END`` after the last child of each."""
-
-    def __init__(self, definitions: Sequence[ast.AST]) -> None:
-        self.found: list[str] = []
-        self._numbers: dict[str, int] = {}
-        for node in definitions:
-            self.visit(node)
-
-    def _name(self, name: str) -> str:
-        known = name in BUILTINS and name not in self._numbers
-        return name if known else f"${self._numbers.setdefault(name, len(self._numbers))}"
-
-    def _put(self, label: str, *children: ast.AST | None) -> None:
-        self.found.append(label)
-        for child in children:
-            if child is not None:
-                self.visit(child)
-        self.found.append(END)
-
-    def generic_visit(self, node: ast.AST) -> None:
-        self._put(type(node).__name__, *ast.iter_child_nodes(node))
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Store):
-            self._numbers.setdefault(node.id, len(self._numbers))
-        self.found.append(self._name(node.id))
-
-    def visit_arg(self, node: ast.arg) -> None:
-        self._numbers.setdefault(node.arg, len(self._numbers))
-        self.found.append(self._name(node.arg))
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        self.found.append(repr(node.value))
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        self._put(f".{node.attr}", node.value)
-
-    def visit_Slice(self, node: ast.Slice) -> None:
-        bounds = {"lower": node.lower, "upper": node.upper, "step": node.step}
-        given = [name for name, bound in bounds.items() if bound is not None]
-        self._put(" ".join(["Slice", *given]), *bounds.values())
-
-    def visit_Load(self, node: ast.Load) -> None:
-        """Says nothing; nor do the other contexts, imports and bare strings."""
-
-    visit_Store = visit_Del = visit_Import = visit_ImportFrom = visit_Load  # type: ignore[assignment]
-
-    def visit_Expr(self, node: ast.Expr) -> None:
-        if not isinstance(node.value, ast.Constant):
-            self.visit(node.value)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._put("Assign", node.target, node.value)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self._numbers.setdefault(node.name, len(self._numbers))
-        body = node.body[1:] if has_docstring(node) else node.body
-        self._put("def", node.args, *body)
-
-    visit_AsyncFunctionDef = visit_FunctionDef
+#: Characters of what is shown.
+_SHOWN = 200
 
 
 # -- what is alike among many -----------------------------------------------------------------
@@ -320,9 +159,9 @@ class Index:
             return None
         measure = max(said, key=said.__getitem__)
         shared = _shown(measure, own, theirs, run)
-        return Match(
-            self.name, self.tasks[number].task_id, measure, round(said[measure], 4), shared
-        )
+        twin = self.tasks[number]
+        alike = round(said[measure], 4)
+        return Match(self.name, twin.task_id, measure, alike, shared, _text(twin))
 
 
 def _said(
@@ -357,6 +196,11 @@ def _shown(measure: Measure, own: _Features, theirs: _Features, run: list[str]) 
     return shorten(" ".join(shared), _SHOWN)
 
 
+def _text(task: Task) -> str:
+    """What a task asks, for reading."""
+    return shorten(" ".join(prose(task).split()), _SHOWN)
+
+
 def _runs_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(words[i : i + SHORT_RUN]) for i in range(len(words) - SHORT_RUN + 1))
 
@@ -364,16 +208,6 @@ def _runs_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def _longest_run(a: list[str], b: list[str]) -> list[str]:
     found = SequenceMatcher(None, a, b, autojunk=False).find_longest_match()
     return a[found.a : found.a + found.size]
-
-
-#: What instructions are introduced with, which says nothing of what is asked.
-LEAD = frozenset(
-    normalise(
-        "a an the please write create develop construct generate design build implement compose "
-        "make formulate define devise code produce edit modify python function program script "
-        "method algorithm snippet"
-    )
-)
 
 
 # -- benchmarks and a stream of training tasks ------------------------------------------------
@@ -390,11 +224,11 @@ class Overlap:
         from persd.pool.near import Near
 
         self._indexes = [Index(name, tasks) for name, tasks in benchmarks.items()]
-        self._near, self._places = Near(), list[tuple[str, str]]()
+        self._near, self._places = Near(), list[tuple[str, Task]]()
         for name, tasks in benchmarks.items():
             for task in tasks:
                 self._near.add(task)
-                self._places.append((name, task.task_id))
+                self._places.append((name, task))
 
     def matches(self, task: Task) -> list[Match]:
         """The benchmarks' tasks that it overlaps, the most alike first."""
@@ -402,9 +236,9 @@ class Overlap:
         found = [m for index in self._indexes for m in index.matches(features)]
         told = {(m.benchmark, m.task_id) for m in found}
         for number, match in self._near.numbered(task):
-            place = self._places[number]
-            if place not in told:
-                found.append(replace(match, benchmark=place[0]))
+            benchmark, twin = self._places[number]
+            if (benchmark, match.task_id) not in told:
+                found.append(replace(match, benchmark=benchmark, text=_text(twin)))
         return sorted(found, key=lambda m: -m.alike)
 
 
@@ -462,7 +296,8 @@ def overlap_report(
     Keys: ``train_tasks``; ``benchmarks``, by name: ``tasks``; ``touched``: ids of its tasks that
     a training task overlaps, in its order; ``flagged``: training tasks that overlap one;
     ``pairs`` of the two; ``by_measure``: pairs by the measure that says it loudest; ``matches``:
-    the ``keep`` pairs most alike, each {"train_id", "task_id", "measure", "alike", "shared"}.
+    the ``keep`` pairs most alike, each {"train_id", "task_id", "measure", "alike", "shared",
+    "text"}, the last what the benchmark's task asks.
     """
     report = Report(benchmarks, keep)
     for task in train:

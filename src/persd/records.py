@@ -337,7 +337,8 @@ class Candidate:
     """The task it became; None: it was rejected."""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """``origin`` ("seeds" or "evolved"), ``seeds`` shown (ids), ``topic``, ``difficulty``, ``way``,
-    ``parent`` (id), ``model``, ``call`` (id), ``usd``: its share of what the call cost, or None."""
+    ``parent`` (id), ``model``, ``prompt`` (a hash of its messages), ``call`` (id), ``usd``: its
+    share of what the call cost, or None."""
     position: int = 0
     """The order in which candidates were decided."""
     asked_again: bool = False

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from persd.errors import UserError
 from persd.ledger import Ledger
-from persd.overlap import Match, Overlap
+from persd.likeness import Match
+from persd.overlap import Overlap
 from persd.records import Task, content_id
 from persd.run import Case, Run, stored_config
 
@@ -103,4 +104,4 @@ def in_words(matches: list[Match]) -> str:
     """The most alike of them, and how many there are."""
     first, more = matches[0], len(matches) - 1
     words = f"{first.benchmark} {first.task_id}: {first.measure} {first.alike:.2f} alike"
-    return f"{words} ({first.shared})" + (f", and {more} more" if more else "")
+    return f"{words} ({first.text or first.shared})" + (f", and {more} more" if more else "")

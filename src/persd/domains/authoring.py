@@ -154,7 +154,8 @@ of, and cases in which a typical mistake (off by one, a wrong comparison, a forg
 changes the answer. Answers differ from call to call. No call raises an error.
 
 How a call is written: on a line of its own, the function called by its name with literal \
-arguments, such as `f([3, 1], "ab")`: no variables, no other function, no expected value."""
+arguments, such as `f([3, 1], "ab")`: no variables, no other function, no arithmetic (write \
+1000000, not 10**6), no expected value."""
 
 _ANSWER_FORM = """How to answer: for each task exactly these headings and fences, and nothing else.
 
@@ -256,7 +257,8 @@ of, and cases in which a typical mistake changes the answer. No call raises an e
 repeats one that there is.
 
 How a call is written: on a line of its own, the function called by its name with literal \
-arguments, such as `f([3, 1], "ab")`: no variables, no other function, no expected value.
+arguments, such as `f([3, 1], "ab")`: no variables, no other function, no arithmetic (write \
+1000000, not 10**6), no expected value.
 
 How to answer: one fenced python block that holds the calls, a line each, and nothing else.
 

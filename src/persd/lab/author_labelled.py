@@ -20,7 +20,7 @@ from persd.lab import family
 from persd.lab.author import cut_short, excuse, without_program
 from persd.lab.author_defects import DEFECTS, guarded, is_stubborn
 from persd.lab.author_drafts import Desk, Sketch, steps_of
-from persd.overlap import prose, read_program
+from persd.likeness import prose, read_program
 from persd.records import CandidateState, Proposal, Task, derive_seed
 from persd.tasks.rows import is_literal
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from persd.errors import UserError
-from persd.overlap import Match, Report
+from persd.likeness import Match
+from persd.overlap import Report
 from persd.pool.files import NOWHERE, Source, read_against, refuse_outs
 from persd.pool.near import Near
 from persd.progress import QUIET, Progress
@@ -28,9 +29,9 @@ def dedupe(
     files ``against``.
 
     Gives ``tasks``, ``kept``, ``untested`` (tasks without a test of a source by name, which no
-    task file can hold), ``dropped``: [{"task_id", "of", "measure", "alike", "shared"}] in their
-    order, with ``file`` where ``of`` is in one of ``against``; ``path`` and ``replaced``. Raises
-    UserError, before anything is written.
+    task file can hold), ``dropped``: [{"task_id", "of", "measure", "alike", "shared", "text"}] in
+    their order, with ``file`` where ``of`` is in one of ``against``; ``path`` and ``replaced``.
+    Raises UserError, before anything is written.
     """
     replaced = refuse_outs([out], [source.own, source.data, *against])
     pools = [_pool(path, progress) for path in against]
@@ -72,8 +73,8 @@ def decontaminate(
     """Copies the tasks that overlap no benchmark; ``against``: as ``read_against``.
 
     Gives ``tasks``, ``kept``, ``untested``, ``path`` and ``replaced`` as ``dedupe``;
-    ``dropped``: [{"task_id", "benchmark", "of", "measure", "alike", "shared", "more"}], the match
-    most alike and how many others there are; ``overlap``: as ``overlap_report``. Raises
+    ``dropped``: [{"task_id", "benchmark", "of", "measure", "alike", "shared", "text", "more"}],
+    the match most alike and how many others there are; ``overlap``: as ``overlap_report``. Raises
     UserError, before anything is written.
     """
     files = [Path(p) for text in against if (p := text.partition("=")[2])]
@@ -104,6 +105,7 @@ def row_of_match(task_id: str, match: Match) -> dict[str, Any]:
         "measure": match.measure,
         "alike": match.alike,
         "shared": match.shared,
+        "text": match.text,
     }
 
 

@@ -23,7 +23,7 @@ from persd.errors import UserError
 from persd.files import refuse_target, replacing
 from persd.progress import QUIET, Progress
 from persd.records import Task, Test
-from persd.tasks.check import items_of
+from persd.tasks import items_of
 from persd.tasks.rows import Fault, Row, call_fault, lines_of, read_rows
 
 #: A place of a task in what is written: none.

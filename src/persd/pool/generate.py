@@ -235,7 +235,7 @@ def open_book(ledger: Ledger, settings: Mapping[str, Any], count: int) -> Book:
         raise UserError(
             f"its tasks were written with other settings ({told})",
             where=str(ledger.run),
-            hint="put them back, or use another folder",
+            hint="put them back, or use another folder (--run; of a run: run.dir)",
         )
     return book
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,7 @@ def order_of(
         rules=from_flags(GenerateTable, rules, command),
         teacher=by,
         out=out,
-        run=run or FOLDER / (out.name.split(".")[0] or "tasks"),
+        run=run or FOLDER / (re.sub(r"\.jsonl?(\.gz)?$", "", out.name) or "tasks"),
         seed=seed,
         verify=VerifyTable(unsafe=unsafe),
     )
@@ -136,9 +137,7 @@ def _against(given: Sequence[str] | None, teacher: TeacherTable) -> dict[str, An
 @contextmanager
 def opened(order: Order, progress: Progress) -> Iterator[Session]:
     """The folder of an order, while tasks are written in it."""
-    for path in _refuse_out(order):
-        if not order.card.exists():  # no earlier writing of ours
-            progress.say(f"{path} is replaced")
+    _refuse_out(order)
     nobody = StudentTable(model="nobody")
     teachers, verify = [order.teacher], order.verify
     with Session(
@@ -154,18 +153,23 @@ def opened(order: Order, progress: Progress) -> Iterator[Session]:
         yield session
 
 
-def _refuse_out(order: Order) -> list[Path]:
-    """The file, where it is there. Raises UserError where it could not be written, before
+def _refuse_out(order: Order) -> None:
+    """Raises UserError where the file could not be written, or is there and none of ours, before
     anything is paid."""
     read = (order.rules.path, order.rules.seeds, order.rules.evolve, *order.rules.data.values())
-    found = refuse_outs([order.out], [Path(p) for p in read if p is not None])
+    there = refuse_outs([order.out], [Path(p) for p in read if p is not None])
     refuse_target(order.card, "the card")
+    if there and not order.card.exists():
+        raise UserError(
+            "these tasks were not written here: there is no card beside them",
+            where=str(order.out),
+            hint="give --out another file, or move it away",
+        )
     folder = next(p for p in (order.out.parent, *order.out.absolute().parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(
             "cannot write the tasks there", where=str(order.out), hint="give --out another file"
         )
-    return found
 
 
 def written(session: Session, order: Order) -> tuple[Ended, dict[str, Any]]:
@@ -189,9 +193,10 @@ def written(session: Session, order: Order) -> tuple[Ended, dict[str, Any]]:
     session.ledger.set_meta(_SECONDS, str(round(before + time.monotonic() - started, 3)))
     found = totals(session.ledger, order)
     if found["tasks"]:
-        write_tasks(order.out, accepted(session.ledger, rules.count))
+        # the card first: a file without one is taken for somebody else's
         with replacing(order.card, "the card", folder=True) as unfinished:
             unfinished.write_text(card(order, asked, found), encoding="utf-8")
+        write_tasks(order.out, accepted(session.ledger, rules.count))
     return ended, found
 
 

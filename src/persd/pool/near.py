@@ -1,7 +1,7 @@
 """Which tasks of a pool are one task twice, among hundreds of thousands.
 
 Every task is kept as two sets of hashes: of what its instruction says (content words and pairs of
-neighbours, as in ``persd.overlap``, less what any instruction says, numbers all alike) and of its
+neighbours, as in ``persd.likeness``, less what any instruction says, numbers all alike) and of its
 reference's syntax (runs of nodes, own names, numbers and single letters all alike). Two MinHash
 indexes (Broder 1997; banded as in Indyk and Motwani 1998) find what may be alike; the exact
 Jaccard similarities decide. A pair counts by one of three measures, from 0 to 1:
@@ -37,7 +37,7 @@ from zlib import crc32
 from rensa import RMinHash, RMinHashLSH  # type: ignore[import-untyped]
 
 from persd.domains.prompts import shorten
-from persd.overlap import END, LEAD, OWN, Match, Measure, normalise, program_of, prose, singular
+from persd.likeness import END, LEAD, OWN, Match, Measure, normalise, program_of, prose, singular
 from persd.records import Task
 
 # Chosen by eye on pairs within MBPP (974 tasks) and within the paper's release (3,243 tasks).

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from persd.config import GenerateTable
-from persd.domains.authoring import Unread, read_calls, read_tasks
+from persd.domains.authoring import Unread, read_calls, read_tasks, write_tasks
 from persd.overlap import Overlap
 from persd.pool.drafts import Draft, Rejection
 from persd.pool.forms import drafted
@@ -88,6 +88,7 @@ def _lineage(brief: Brief, model: str, call_id: str, usd: float | None) -> dict[
         "way": brief.way,
         "parent": brief.parent.task_id if brief.parent else "",
         "model": model,
+        "prompt": content_id([(m.role, m.content) for m in write_tasks(brief)]),
         "call": call_id,
         "usd": usd,
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from persd.domains.names import clean
-from persd.overlap import normalise, prose
+from persd.likeness import normalise, prose
 from persd.pool.difficulty import Rates, measured_for
 from persd.pool.divide import Groups
 from persd.pool.files import Source

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from persd.overlap import MEASURES
+from persd.likeness import MEASURES
 from persd.report import compared
 from persd.report.compared import points
 from persd.report.tables import say, score_cell

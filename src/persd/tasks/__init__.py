@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Literal
 
 from persd.errors import UserError
@@ -80,6 +81,38 @@ def read(
     if source.endswith("+"):
         options |= {"source": source, "unsafe": unsafe}
     yield from module.read(path, **options)
+
+
+def items_of(
+    source: str,
+    data: Path | None,
+    limit: int | None,
+    *,
+    split: Split | None = None,
+    unsafe: bool = False,
+) -> Iterator[Task | Fault]:
+    """The rows of a source by name, or of a task file; without a ``split`` of MBPP's, those of
+    train and test, each fault once. Raises UserError where there is none, as ``read`` and
+    ``load``."""
+    path = None if data is None else str(data)
+    if source == "lab":
+        yield from load("lab", limit=limit, split=split or "train")
+        return
+    items: Iterable[Task | Fault]
+    if source in MBPP and split is None:
+        test = read(source, path=path, split="test", unsafe=unsafe)
+        items = chain(
+            read(source, path=path, split="train", unsafe=unsafe),
+            (item for item in test if not isinstance(item, Fault)),  # told once already
+        )
+    else:
+        items = read(source, path=path, split=split or "train", unsafe=unsafe)
+    found = islice(items, limit)
+    first = next(found, None)
+    if first is None:
+        raise UserError("it holds no task", where=path or source, hint="A row a task; README.md")
+    yield first
+    yield from found
 
 
 def normal_id(source: str, task_id: object) -> str:

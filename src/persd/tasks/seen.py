@@ -15,9 +15,9 @@ from persd.errors import UserError
 from persd.progress import Progress
 from persd.records import Task
 from persd.sandbox import Sandbox
-from persd.tasks import Split
-from persd.tasks.check import REFERENCE_LIMITS, Dropped, Seen, items_of, validated
+from persd.tasks import Split, items_of
 from persd.tasks.rows import Fault, call_keys
+from persd.tasks.sound import REFERENCE_LIMITS, Dropped, Seen, validated
 from persd.verify import Job, verify
 
 

@@ -14,25 +14,22 @@ import ast
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from persd.domains.prompts import feedback
-from persd.errors import UserError
 from persd.pool.lanes import Steps, in_lanes
 from persd.pool.observing import Subject, Watched, more_hashes, watching
 from persd.progress import Progress
-from persd.records import Task, Test, Verdict
+from persd.records import Task, Verdict
 from persd.sandbox import Limits, Sandbox
 from persd.sandbox.compare import literal
-from persd.tasks import BENCHMARKS, MBPP, Split, load, read
+from persd.tasks import BENCHMARKS, items_of, read
 from persd.tasks.mutants import mutants, stubs
 from persd.tasks.rows import Fault
+from persd.tasks.sound import REFERENCE_LIMITS
 from persd.verify import Job, verify
 
-#: A reference is given more time than an answer: that it is slow is not that it is wrong.
-REFERENCE_LIMITS = Limits(cpu_seconds=10.0, load_seconds=10.0)
 MUTANT_LIMITS = Limits(cpu_seconds=0.5)
 WEAK = 0.5
 """Tests that kill less than this share of the mutants are warned of."""
@@ -50,8 +47,8 @@ def check_source(
     """``check`` on a source by name (both splits of MBPP) or on a task file. ``unsafe``: also
     where nothing keeps programs from the user's files.
 
-    Gives ``near_duplicates``, too: [{"task_id", "of", "measure", "alike", "shared"}], tasks that
-    are an earlier one again; and ``overlap``, where there are benchmarks it is to be held
+    Gives ``near_duplicates``, too: [{"task_id", "of", "measure", "alike", "shared", "text"}],
+    tasks that are an earlier one again; and ``overlap``, where there are benchmarks it is held
     ``against`` (``pool.files.read_against``): ``overlap_report``. Neither is a problem of a task.
     Raises UserError for an unknown source or a file that cannot be read or holds no task.
     """
@@ -74,38 +71,6 @@ def check_source(
         found = check(box, items, progress, benchmark=source in BENCHMARKS)
     found["near_duplicates"] = groups.joined
     return found | ({"overlap": report.plain()} if against else {})
-
-
-def items_of(
-    source: str,
-    data: Path | None,
-    limit: int | None,
-    *,
-    split: Split | None = None,
-    unsafe: bool = False,
-) -> Iterator[Task | Fault]:
-    """The rows of a source by name, or of a task file; without a ``split`` of MBPP's, those of
-    train and test, each fault once. Raises UserError where there is none, as ``read`` and
-    ``load``."""
-    path = None if data is None else str(data)
-    if source == "lab":
-        yield from load("lab", limit=limit, split=split or "train")
-        return
-    items: Iterable[Task | Fault]
-    if source in MBPP and split is None:
-        test = read(source, path=path, split="test", unsafe=unsafe)
-        items = chain(
-            read(source, path=path, split="train", unsafe=unsafe),
-            (item for item in test if not isinstance(item, Fault)),  # told once already
-        )
-    else:
-        items = read(source, path=path, split=split or "train", unsafe=unsafe)
-    found = islice(items, limit)
-    first = next(found, None)
-    if first is None:
-        raise UserError("it holds no task", where=path or source, hint="A row a task; README.md")
-    yield first
-    yield from found
 
 
 def check(
@@ -230,87 +195,6 @@ def _is_plain(call: ast.Call) -> bool:
     except (ValueError, TypeError, RecursionError):
         return False
     return all(k.arg for k in call.keywords)
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A seen test that the task's own reference does not pass."""
-
-    test: Test
-    actual: str
-    """What the reference gave, for reading; empty: nothing."""
-    reason: str
-    """Why there is no value: the error, or the verdict's status; empty: there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A task less the seen tests its reference does not pass, and what they were."""
-
-    task: Task
-    dropped: tuple[Dropped, ...] = ()
-    undecided: tuple[Test, ...] = ()
-    """Kept, for the reference could not be run on them (or there is none)."""
-
-
-def sound_seen(box: Sandbox, tasks: Iterable[Task]) -> Iterator[Task]:
-    """The tasks, less the seen tests that their own reference fails (``validated``)."""
-    return (seen.task for seen in validated(box, tasks))
-
-
-def validated(box: Sandbox, tasks: Iterable[Task]) -> Iterator[Seen]:
-    """The tasks with the seen tests that their own reference passes, in flat memory, in order.
-
-    31 of HumanEval's docstring test sets, as the paper's code extracts them, fail the
-    canonical solution: a seen test that the reference fails is not a test. Nothing but the
-    reference decides: what it could not be run on is kept, as are all tests of a task without
-    one; and where it fails one test, each is run in a process of its own.
-    """
-    waiting: deque[Task] = deque()
-
-    def jobs() -> Iterator[Job]:
-        for task in tasks:
-            waiting.append(task)
-            if _decidable(task):
-                yield Job(task.task_id, task, task.reference or "", "seen", REFERENCE_LIMITS)
-
-    for verdict in verify(box, jobs()):
-        while not _decidable(waiting[0]):
-            yield _undecided(waiting.popleft())
-        task = waiting.popleft()
-        yield Seen(task) if verdict.passed else _one_by_one(box, task)
-    yield from map(_undecided, waiting)
-
-
-def _decidable(task: Task) -> bool:
-    return task.reference is not None and bool(task.seen_tests)
-
-
-def _undecided(task: Task) -> Seen:
-    return Seen(task, undecided=task.seen_tests)
-
-
-def _one_by_one(box: Sandbox, task: Task) -> Seen:
-    """Each seen test decided by the reference alone, whatever the others do to its process."""
-    reference = task.reference or ""
-    jobs = [Job(t.call, task, reference, (t,), REFERENCE_LIMITS) for t in task.seen_tests]
-    kept, dropped, undecided = list[Test](), list[Dropped](), list[Test]()
-    for test, verdict in zip(task.seen_tests, verify(box, jobs), strict=True):
-        if verdict.passed or verdict.status == "not_run":
-            kept.append(test)
-        else:
-            dropped.append(_dropped(test, verdict))
-        if verdict.status == "not_run":
-            undecided.append(test)
-    return Seen(replace(task, seen_tests=tuple(kept)), tuple(dropped), tuple(undecided))
-
-
-def _dropped(test: Test, verdict: Verdict) -> Dropped:
-    result = verdict.first_failure
-    if result is not None and result.status == "failed":
-        return Dropped(test, result.actual, "")
-    said = [result.error_type, result.message] if result is not None else []
-    return Dropped(test, "", ": ".join(filter(None, said)) or verdict.reason or verdict.status)
 
 
 # ---- what is run -----------------------------------------------------------------------------
