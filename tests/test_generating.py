@@ -134,6 +134,7 @@ def test_a_plan_asks_nobody(tmp_path: Path, seeds: Path) -> None:
     assert found["tasks"] == 100
     assert 50 <= found["questions"] <= 80
     assert 0 < found["usd_at_most"] < 2
+    assert found["usd_without_cap"] >= found["usd_at_most"]
     assert found["seeds"] == 6
     assert "new task" in found["prompt"]
     assert not (tmp_path / "run").exists()

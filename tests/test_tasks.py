@@ -111,6 +111,7 @@ FAULTS: list[tuple[Any, str, str]] = [
     ("[1, 2]", "broken_json", "object is wanted"),
     (without("task_id"), "missing_key", '"task_id"'),
     (without("entry_point"), "missing_key", '"entry_point"'),
+    ({"task_id": 1, "text": "Add.", "test_list": ["assert f(1) == 1"]}, "missing_key", "MBPP"),
     (without("header"), "missing_key", '"header"'),
     (without("instruction"), "missing_key", '"instruction"'),
     (without("tests"), "no_tests", '"test_code"'),
@@ -554,6 +555,8 @@ def test_warnings_are_no_problems(box: Sandbox) -> None:
     assert (reasons(report, "warnings"), report["ok"]) == (["no_reference"], 1)
     report = check(box, [a_task(tests=())])
     assert (reasons(report, "warnings"), report["ok"]) == (["untested"], 1)
+    report = check(box, [replace(a_task(), instruction=" ")])
+    assert (reasons(report, "warnings"), report["ok"]) == (["no_instruction"], 1)
     loose = a_task("    if n > 99:\n        n = n * 5\n        n -= 3\n        n += 1\n"
                    "        return n\n    return 2 * n\n")  # fmt: skip
     assert reasons(check(box, [loose]), "warnings") == ["weak_tests"]

@@ -55,7 +55,7 @@ def print_json(value: Any) -> None:
 
 
 def print_plan(found: Mapping[str, Any]) -> None:
-    """A plan by name, a line each; what is a text of several lines comes last."""
+    """A plan by name, a line each, but for texts of several lines."""
     from persd.report.text import visible
 
     for name, value in found.items():

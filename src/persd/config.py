@@ -589,7 +589,7 @@ def from_flags(model: type[M], given: Mapping[str, Any], command: str) -> M:
         return model.model_validate(dict(given))
     except ValidationError as error:
         fault = error.errors()[0]
-        flag = "-".join(str(part) for part in fault["loc"]).replace("_", "-")
+        flag = "-".join(p for p in fault["loc"] if isinstance(p, str)).replace("_", "-")
         said = str(fault["msg"]).removeprefix("Value error, ")
         told = f"--{flag}: {said}" if flag else said
         raise UserError(told, hint=f"{command} --help says what it takes") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from persd.domains.prompts import feedback
+from persd.likeness import prose
 from persd.pool.lanes import Steps, in_lanes
 from persd.pool.observing import Subject, Watched, more_hashes, watching
 from persd.progress import Progress
@@ -87,8 +88,8 @@ def check(
     ``stub_passes``, ``not_run``, and of references whose tests hold all the same
     ``file_dependent``, ``time_dependent``, ``non_deterministic``, ``mutates_input`` (of a
     ``benchmark`` these four are warnings); of a warning: ``seen_test_fails`` (of an example found
-    in a docstring), ``no_reference``, ``untested``, ``left_out`` (inputs whose outcome is not
-    known), ``slow``, ``weak_tests``.
+    in a docstring), ``no_instruction``, ``no_reference``, ``untested``, ``left_out`` (inputs
+    whose outcome is not known), ``slow``, ``weak_tests``.
     """
     findings = _Findings()
     rows = read("jsonl", path=items) if isinstance(items, str) else items
@@ -233,6 +234,8 @@ def _jobs(
             findings.bad += 1
             continue
         case = _Case(item, _probes(item))
+        if not prose(item).strip():
+            findings.warn(item.task_id, "no_instruction", "nothing in words says what to write")
         if not item.tested:
             why = str(item.meta.get("untested", "no tests"))
             findings.warn(item.task_id, "untested", why)

@@ -19,6 +19,7 @@ from typing import Any
 
 from persd import __version__
 from persd.config import (
+    Endpoint,
     GenerateTable,
     StudentTable,
     TeacherTable,
@@ -93,8 +94,9 @@ def order_of(
     """
     rules, teacher = ({k: v for k, v in t.items() if v is not None} for t in (given, endpoint))
     for key, value in given_keys(overrides).items():
-        if key not in GenerateTable.model_fields and key not in TeacherTable.model_fields:
-            known = sorted({*GenerateTable.model_fields, *TeacherTable.model_fields})
+        # what a teacher is told beside an endpoint's settings is about repairs
+        if key not in GenerateTable.model_fields and key not in Endpoint.model_fields:
+            known = sorted({*GenerateTable.model_fields, *Endpoint.model_fields})
             table = "; name no table" if key in ("tasks", "teacher") else ""
             raise UserError(f"--set {key}: unknown key{table}", hint=f"Known: {', '.join(known)}")
         (rules if key in GenerateTable.model_fields else teacher)[key] = value
@@ -233,10 +235,11 @@ def totals(ledger: Ledger, order: Order) -> dict[str, Any]:
 
 
 def planned(order: Order) -> dict[str, Any]:
-    """What an order will ask: ``tasks`` wanted, ``accepted`` so far, ``questions`` for the rest
-    where as many are accepted as before (or as is usual), ``usd_at_most`` for those (None: the
-    price is not known), ``budget_usd``, ``teacher``, how many ``seeds`` (or ``parents``),
-    ``against``, ``run``, and as ``prompt`` the first question."""
+    """What an order will ask: as ``prompt`` the first question, ``tasks`` wanted, ``accepted`` so
+    far, ``questions`` for the rest where as many are accepted as before (or as is usual),
+    ``usd_at_most`` for those (None: the price is not known), ``usd_without_cap``: the same if
+    ``budget_usd`` did not end it before, ``teacher``, how many ``seeds`` (or ``parents``),
+    ``against`` and ``run``."""
     _refuse_out(order)
     rules = order.rules
     asked = asking(rules, order.seed, order.verify.unsafe)
@@ -246,17 +249,19 @@ def planned(order: Order) -> dict[str, Any]:
             likely = likely_questions(rules, asked, order.seed, ledger)
             new = Counts.of(ledger).accepted
     first = question(rules, asked.brief(0), order.seed)
+    free = order.teacher.model_copy(update={"budget_usd": None})
     return {
+        "prompt": first.prompt,
         "tasks": rules.count,
         "accepted": new,
         "questions": likely.questions,
         "usd_at_most": likely.usd(order.teacher),
+        "usd_without_cap": likely.usd(free),
         "budget_usd": order.teacher.budget_usd,
         "teacher": order.teacher.model,
         asked.name: len(asked.known),
         "against": list(rules.against),
         "run": str(order.run),
-        "prompt": first.prompt,
     }
 
 

@@ -62,6 +62,12 @@ def read(path: str) -> Iterator[Task | Fault]:
 
 
 def _task(row: Row) -> Task:
+    if "test_list" in row.fields and "entry_point" not in row.fields:
+        raise Wrong(
+            "missing_key",
+            "a row in MBPP's own format, not a task of one's own",
+            "Name the source mbpp, and this file as its data (--data FILE, or tasks.path)",
+        )
     _refuse_misspelt(row)
     entry_point, header = row.text("entry_point"), row.text("header")
     task = Task(
