@@ -232,6 +232,8 @@ def test_a_dry_run_of_a_pool_to_be_written(tmp_path: Path) -> None:
     tasks = generating(tmp_path, 40, difficulty={"samples": 4}, limit=30)
     price = {"price": {"input": 1.0, "output": 2.0}, "budget_usd": 0.5}
     config = config_of(tmp_path, tasks=tasks, teacher=price)
+    with pytest.raises(UserError, match="40 tasks are still to be written"):
+        of_run.refuse_unwritten(config)  # a pilot would pay for all of them
     found = dry_run(config)
     assert found["tasks"] == 30
     assert 20 <= found["pool_questions"] <= 40
@@ -247,6 +249,7 @@ def test_a_dry_run_of_a_pool_that_is_written(tmp_path: Path) -> None:
     with Run(config) as run:
         load_pool(run)
         spent = run.ledger.spent()
+    of_run.refuse_unwritten(config)
     found = dry_run(config)
     assert found["tasks"] == 4
     assert "pool_questions" not in found

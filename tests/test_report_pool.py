@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -176,14 +177,14 @@ def test_a_price_that_is_not_known_makes_no_cost_smaller(tmp_path: Path) -> None
         found = pool.funnel(ledger)
         assert found is not None
         assert (found.paid.usd, found.usd_per_accepted, found.endings[0].usd) == (None,) * 3
-        assert ("cost", "unknown") in pool.funnel_lines(ledger)
+        assert "cost: unknown" in printed(ledger)
 
 
 def test_a_ledger_without_a_pool_says_nothing_of_one(tmp_path: Path) -> None:
     with Ledger(tmp_path / "r") as ledger:
         fill(ledger)
         assert pool.funnel(ledger) is None
-        assert pool.funnel_lines(ledger) == []
+        assert printed(ledger) == ""
         assert "pool" not in summary.totals(ledger)
         assert 'id="pool"' not in report.render(ledger)
 
@@ -259,19 +260,31 @@ def test_more_calls_for_a_task_that_was_accepted_are_no_waste(tmp_path: Path) ->
         assert [p.name for p in money(ledger).fates] == ["tasks"]
 
 
+def printed(ledger: Ledger) -> str:
+    out = io.StringIO()
+    pool.print_pool(Console(file=out, width=80), ledger)
+    return out.getvalue()
+
+
 def test_the_terminal_shows_what_the_tasks_cost(ledger: Ledger) -> None:
     out = io.StringIO()
     print_money(Console(file=out, width=80), ledger)
-    pool.print_pool(Console(file=out, width=80), ledger)
-    shown = out.getvalue()
+    shown = out.getvalue() + printed(ledger)
     assert "task " in shown
     assert "calls" in shown
     assert "per accepted task: 0.0325 USD" in shown
     assert "6 candidates of 3 replies to 4 questions" in shown
     assert "near duplicate" in shown
     assert max(map(len, shown.splitlines())) <= 80
-    lines = dict(pool.funnel_lines(ledger))
-    assert lines["  near duplicate"] == "1 (16.7 %)"
+    assert re.search(r"near duplicate +1 +16\.7 %", shown)
+    assert "beyond" not in shown
+
+
+def test_what_was_accepted_beyond_the_count_is_told(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "r") as ledger:
+        ledger.add_candidates([a_candidate(0, place, "accepted") for place in range(3)])
+        ledger.set_meta("generate", json.dumps({"count": 2}))
+        assert "of them beyond those that are wanted: 1" in printed(ledger)
 
 
 # -- the page ---------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ import pytest
 
 from conftest import make_task
 from persd.config import GenerateTable
-from persd.domains.authoring import render, write_tasks
+from persd.domains.authoring import render
 from persd.overlap import Overlap
 from persd.pool.drafts import Draft, Rejection
 from persd.pool.near import Near
 from persd.pool.screening import WAITS, Screen, more_calls_of, opened, task_id_of
 from persd.pool.strength import Weak
-from persd.records import Brief, Candidate, Completion, Proposal, Task, Usage, content_id
+from persd.records import Brief, Candidate, Completion, Proposal, Task, Usage
 from persd.sandbox import Sandbox
 
 RULES = GenerateTable(count=1)
@@ -80,7 +80,7 @@ def opened_of(
     text = "\n\n".join(map(render, proposals))
     text = text[: len(text) - less]
     given = {"usage": Usage(10, 20), "usd": 0.004, "model": "writer", **completion}
-    return list(opened(Completion(text, **given), "call", BRIEF, RULES))  # type: ignore[arg-type]
+    return list(opened(Completion(text, **given), "call", BRIEF, RULES, "hash"))  # type: ignore[arg-type]
 
 
 def screened(screen: Screen, *proposals: Proposal) -> list[Candidate]:
@@ -115,7 +115,7 @@ def test_a_reply_becomes_candidates_in_order() -> None:
         "way": "",
         "parent": "",
         "model": "writer",
-        "prompt": content_id([(m.role, m.content) for m in write_tasks(BRIEF)]),
+        "prompt": "hash",
         "call": "call",
         "usd": 0.002,
     }

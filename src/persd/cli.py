@@ -593,8 +593,11 @@ def _overrides(given: list[str] | None, unsafe: bool) -> list[str]:
 def _collect(config: Config, pilot: int | None, as_json: bool) -> None:
     from persd.forecast import forecast, pilot_tasks
     from persd.loop import collect as collect_round
+    from persd.pool.of_run import refuse_unwritten
     from persd.report import summary
 
+    if pilot is not None:
+        refuse_unwritten(config)
     with watched() as progress, _opened(config, progress) as opened:
         chosen = None if pilot is None else pilot_tasks(opened.ledger, pilot, config.run.seed)
         stopped = False

@@ -496,7 +496,8 @@ class _Writing:
 
     def _opened(self, brief: Brief, answer: Answer) -> _Pieces:
         assert answer.completion is not None, "an answer that is missing proposes nothing"
-        found = opened(answer.completion, answer.call_id, brief, self.rules)
+        prompt = content_id([(m.role, m.content) for m in answer.request.messages])
+        found = opened(answer.completion, answer.call_id, brief, self.rules, prompt)
         for candidate, draft in found:
             is_last = candidate.place == len(found) - 1
             stored = self.ledger.candidate(candidate.candidate_id)

@@ -401,8 +401,14 @@ def _cause(subject: Subject, first: _Ran, pair: tuple[Answer, Answer]) -> Steps[
         if ran.failure is not None:
             continue
         if found := _difference(first, ran):
+            if any(_ADDRESS.search(repr(answer)) for answer in found):
+                # a fork has its parent's addresses until anything is otherwise
+                return Rejection("non_deterministic", _told(found, "addresses"))
             return Rejection(state, _told(found, why))
     return Rejection("non_deterministic", _told(pair, "several conditions changed"))
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
 
 def _again(subject: Subject, first: _Ran) -> Steps[Rejection | None]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 from persd.config import Config, GenerateTable
 from persd.errors import UserError, WorkFailed
-from persd.ledger import Ledger
+from persd.ledger import FILE_NAME, Ledger
 from persd.pool.difficulty import calls_of, chosen, measured, note
 from persd.pool.generate import (
     Ended,
@@ -58,6 +59,23 @@ def _make(run: Run) -> None:
         tasks = _read(run.config)
     # nobody is asked while they are being stored
     run.store_tasks(_chosen(run, tasks))
+
+
+def refuse_unwritten(config: Config) -> None:
+    """Raise UserError where a pilot would have a whole pool written and paid for first."""
+    rules = config.tasks.generate
+    if rules is None:
+        return
+    folder = Path(config.run.dir)
+    if (folder / FILE_NAME).is_file():
+        with Ledger(folder, read_only=True) as ledger:
+            if ledger.count_tasks():
+                return
+    raise UserError(
+        f"a pilot needs the pool, and its {rules.count} tasks are still to be written",
+        where=str(folder),
+        hint="persd tasks generate --count 20 shows what tasks cost; --dry-run, what the run asks",
+    )
 
 
 # -- written by a teacher -----------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from persd.config import GenerateTable
-from persd.domains.authoring import Unread, read_calls, read_tasks, write_tasks
+from persd.domains.authoring import Unread, read_calls, read_tasks
 from persd.overlap import Overlap
 from persd.pool.drafts import Draft, Rejection
 from persd.pool.forms import drafted
@@ -39,9 +39,10 @@ Opened = tuple[Candidate, Draft | Rejection]
 
 
 def opened(
-    completion: Completion, call_id: str, brief: Brief, rules: GenerateTable
+    completion: Completion, call_id: str, brief: Brief, rules: GenerateTable, prompt: str = ""
 ) -> list[Opened]:
-    """What one reply proposes, in its order, never empty: candidates in state ``not_run``."""
+    """What one reply proposes, in its order, never empty: candidates in state ``not_run``.
+    ``prompt``: a hash of the question."""
     pieces = read_tasks(completion.text, cut=_is_cut(completion))
     share = None if completion.usd is None else completion.usd / len(pieces)
     found: list[Opened] = []
@@ -56,7 +57,7 @@ def opened(
             state="not_run",
             detail="",
             proposal=piece if isinstance(piece, Proposal) else Proposal("", piece.text),
-            lineage=_lineage(brief, completion.model, call_id, share),
+            lineage=_lineage(brief, completion.model, prompt, call_id, share),
         )
         found.append((candidate, what))
     return found
@@ -79,7 +80,9 @@ def task_id_of(proposal: Proposal) -> str:
     return f"gen/{content_id(proposal.instruction, proposal.code)[:12]}"
 
 
-def _lineage(brief: Brief, model: str, call_id: str, usd: float | None) -> dict[str, Any]:
+def _lineage(
+    brief: Brief, model: str, prompt: str, call_id: str, usd: float | None
+) -> dict[str, Any]:
     return {
         "origin": "evolved" if brief.way else "seeds",
         "seeds": [t.task_id for t in brief.shown],
@@ -88,7 +91,7 @@ def _lineage(brief: Brief, model: str, call_id: str, usd: float | None) -> dict[
         "way": brief.way,
         "parent": brief.parent.task_id if brief.parent else "",
         "model": model,
-        "prompt": content_id([(m.role, m.content) for m in write_tasks(brief)]),
+        "prompt": prompt,
         "call": call_id,
         "usd": usd,
     }

@@ -220,26 +220,11 @@ def slices(ledger: Ledger) -> dict[str, list[Slice]]:
 # -- in the terminal ---------------------------------------------------------------------------
 
 
-def funnel_lines(ledger: Ledger) -> list[tuple[str, str]]:
-    """The funnel, and how the pool was chosen, as names and figures; empty where there is none."""
-    lines = []
-    found = funnel(ledger)
-    if found is not None:
-        lines = [
-            ("questions", number(found.questions)),
-            ("replies", number(found.replies)),
-            ("candidates", number(found.candidates)),
-            *(
-                (f"  {e.state.replace('_', ' ')}", _part(e.count, found.candidates))
-                for e in found.endings
-            ),
-            *_money_lines(found),
-        ]
-    return lines + _difficulty_lines(ledger)
-
-
-def _part(count: int, whole: int) -> str:
-    return f"{number(count)} ({share(count, whole)})"
+def _surplus_lines(ledger: Ledger, found: Funnel) -> list[tuple[str, str]]:
+    """What was accepted beyond what was wanted, which only a higher count takes."""
+    book = json.loads(ledger.meta("generate") or "{}")
+    surplus = found.accepted - int(book.get("count", found.accepted))
+    return [("of them beyond those that are wanted", number(surplus))] if surplus > 0 else []
 
 
 def _money_lines(found: Funnel) -> list[tuple[str, str]]:
@@ -268,7 +253,7 @@ def print_pool(console: Console, ledger: Ledger) -> None:
     found = funnel(ledger)
     if found is not None:
         console.print(funnel_table(found))
-        for name, value in _money_lines(found):
+        for name, value in [*_surplus_lines(ledger, found), *_money_lines(found)]:
             console.print(text_cell(f"{name}: {value}"))
     for name, value in _difficulty_lines(ledger):
         console.print(text_cell(f"{name}: {value}"))
