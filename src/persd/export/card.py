@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from persd import __version__
@@ -23,7 +23,7 @@ from persd.records import Kind, Rejected
 from persd.report import pool
 from persd.report.page import answerers
 from persd.report.summary import WORDS, funnels, totals
-from persd.report.text import number, stored_text, usd, visible
+from persd.report.text import in_code, markdown_table, number, stored_text, usd
 from persd.run import stored_config
 
 #: The Hub's word for a licence that nobody named.
@@ -54,7 +54,7 @@ def card(
         variant=data.variant,
         labels=LABELS[data.variant],
         use=format_of(fmt).use,
-        counts=_table(("", ""), _counts(data, fmt, rows)),
+        counts=markdown_table(("", ""), _counts(data, fmt, rows)),
         left_out=_left_out(data, fmt),
         about=about,
         sha256=sha256,
@@ -112,11 +112,11 @@ def about_run(ledger: Ledger) -> str:
     rows = [(s, WORDS[s], *(number(f.states.get(s, 0)) for f in found)) for s in states]
     rows.append(("all", "", *(number(f.tasks) for f in found)))
     return ABOUT.format(
-        funnel=_table(("state", "meaning", *(f"round {f.round}" for f in found)), rows),
-        provenance=_table(("", ""), _provenance(ledger, config)),
+        funnel=markdown_table(("state", "meaning", *(f"round {f.round}" for f in found)), rows),
+        provenance=markdown_table(("", ""), _provenance(ledger, config)),
         pool=_pool(ledger, config) + _difficulty(ledger),
         decontamination=_decontamination(ledger, config),
-        money=_table(("", ""), _money(ledger)),
+        money=markdown_table(("", ""), _money(ledger)),
     )
 
 
@@ -126,7 +126,7 @@ def _provenance(ledger: Ledger, config: Config) -> list[tuple[str, str]]:
     if tasks.generate is not None:
         source = f"{number(ledger.count_tasks())} written by {_writers(ledger)}"
     if tasks.path is not None:
-        source += f" (`{_plain(Path(tasks.path).name)}`)"
+        source += f" (`{in_code(Path(tasks.path).name)}`)"
     return [
         ("attempts by", _authors(ledger, "attempt")),
         ("direct answers by", _authors(ledger, "direct")),
@@ -162,9 +162,9 @@ def _named(ledger: Ledger, role: str, names: Sequence[str]) -> str:
 def _author(name: str, facts: Mapping[str, str]) -> str:
     if name == "reference":
         return "`reference` (the tasks' own programs)"
-    known = [f"{k} `{_plain(facts[k])}`" for k in ("revision", "weights") if k in facts]
+    known = [f"{k} `{in_code(facts[k])}`" for k in ("revision", "weights") if k in facts]
     shown = name if "endpoint" in facts else _name(name)
-    return f"`{_plain(shown)}`" + (f" ({', '.join(known)})" if known else "")
+    return f"`{in_code(shown)}`" + (f" ({', '.join(known)})" if known else "")
 
 
 def _name(model: str) -> str:
@@ -183,8 +183,8 @@ def _pool(ledger: Ledger, config: Config) -> str:
     if found is None or rules is None:
         return ""
     names = [*rules.against, *(unlike_pool(config) if config.tasks.decontaminate else [])]
-    against = ", ".join(f"`{_plain(Path(n).name)}`" for n in dict.fromkeys(names))
-    origin = f"tasks of `{_plain(Path(rules.evolve or rules.seeds).name)}`"
+    against = ", ".join(f"`{in_code(Path(n).name)}`" for n in dict.fromkeys(names))
+    origin = f"tasks of `{in_code(Path(rules.evolve or rules.seeds).name)}`"
     facts = [
         ("written by", _writers(ledger)),
         ("rewritten from" if rules.evolve else "shown as seeds", origin),
@@ -197,8 +197,8 @@ def _pool(ledger: Ledger, config: Config) -> str:
         ("cost of an accepted task", usd(found.usd_per_accepted) if found.accepted else "none"),
     ]
     rows = [(e.state, pool.WORDS[e.state], number(e.count)) for e in found.endings]
-    states = _table(("proposed task", "meaning", "tasks"), rows)
-    return POOL.format(facts=_table(("", ""), facts), states=states)
+    states = markdown_table(("proposed task", "meaning", "tasks"), rows)
+    return POOL.format(facts=markdown_table(("", ""), facts), states=states)
 
 
 def _difficulty(ledger: Ledger) -> str:
@@ -207,12 +207,12 @@ def _difficulty(ledger: Ledger) -> str:
     if found is None or "taken" not in found:
         return ""
     facts = [
-        ("pass rates of", f"`{_plain(_name(str(found['student'])))}`"),
+        ("pass rates of", f"`{in_code(_name(str(found['student'])))}`"),
         ("samples of a task", number(found["samples"]) if found["samples"] else "as it came"),
-        ("choice", f"`{_plain(found['select'])}`"),
+        ("choice", f"`{in_code(found['select'])}`"),
         *((words, number(found[key])) for key, words in pool.CHOICE.items()),
     ]
-    return DIFFICULTY.format(facts=_table(("", ""), facts))
+    return DIFFICULTY.format(facts=markdown_table(("", ""), facts))
 
 
 def _decontamination(ledger: Ledger, config: Config) -> str:
@@ -220,7 +220,7 @@ def _decontamination(ledger: Ledger, config: Config) -> str:
     rules = config.tasks.generate
     if rules is None or not rules.against:
         return _screened(ledger, config)
-    names = ", ".join(f"`{_plain(Path(n).name)}`" for n in rules.against)
+    names = ", ".join(f"`{in_code(Path(n).name)}`" for n in rules.against)
     left_out = ledger.count_candidates().get("contaminated", 0)
     return (
         f"Held against {names} as they were written; proposed tasks left out for it: "
@@ -239,7 +239,7 @@ def _screened(ledger: Ledger, config: Config) -> str:
     )[0]["n"]
     if not held:
         return "Not screened: there was no benchmark to hold the tasks against."
-    names = ", ".join(f"`{_plain(Path(n).name)}`" for n in held)
+    names = ", ".join(f"`{in_code(Path(n).name)}`" for n in held)
     return (
         f"Held against {names}. Tasks kept out before anybody was asked about them: "
         f"{number(kept_out)}; those that were found later are `contaminated` above. Near-twins "
@@ -263,16 +263,6 @@ def _money(ledger: Ledger) -> list[tuple[str, str]]:
 
 
 # ---- Markdown --------------------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _plain(text: object) -> str:
-    """A name of somebody else's making as it may stand between backticks in a table."""
-    return re.sub(r"[`|\s]+", " ", visible(str(text)))
 
 
 LABELS = {

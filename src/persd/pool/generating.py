@@ -48,7 +48,7 @@ from persd.pool.generate import (
 from persd.progress import Progress
 from persd.records import CANDIDATE_STATES
 from persd.report.money import money
-from persd.report.text import number, usd, visible
+from persd.report.text import in_code, markdown_table, number, usd
 from persd.session import Session
 
 #: Where a file's folder is made when none is given.
@@ -272,13 +272,13 @@ def card(order: Order, asked: Asking, found: Mapping[str, Any]) -> str:
     """What is in the file, for who finds it: no path, URL or key of whoever made it."""
     rules = order.rules
     source = Path(rules.evolve or rules.seeds).name
-    against = ", ".join(f"`{_plain(Path(n).name)}`" for n in rules.against)
+    against = ", ".join(f"`{in_code(Path(n).name)}`" for n in rules.against)
     new = found["states"].get("accepted", 0)
     of = f", the first of {number(new)} accepted" if new > found["tasks"] else ""
     facts = [
         ("tasks", f"{number(found['tasks'])}{of}"),
-        ("written by", f"`{_plain(order.teacher.model)}`"),
-        (f"from {asked.name}", f"{number(len(asked.known))} of `{_plain(source)}`"),
+        ("written by", f"`{in_code(order.teacher.model)}`"),
+        (f"from {asked.name}", f"{number(len(asked.known))} of `{in_code(source)}`"),
         ("held against", against or "nothing"),
         ("seed", str(order.seed)),
         ("cost", usd(found["usd"])),
@@ -287,19 +287,10 @@ def card(order: Order, asked: Asking, found: Mapping[str, Any]) -> str:
     ]
     states = [(s.replace("_", " "), number(n)) for s, n in found["states"].items()]
     return CARD.format(
-        facts=_table(("", ""), facts),
-        states=_table(("state", "candidates"), states),
+        facts=markdown_table(("", ""), facts),
+        states=markdown_table(("state", "candidates"), states),
         version=__version__,
     )
-
-
-def _plain(text: str) -> str:
-    return " ".join(visible(text).replace("`", " ").replace("|", " ").split())
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 CARD = """# Tasks written by a model
